@@ -1,0 +1,141 @@
+# Kigo. `make` lists the targets; those with ## are meant for people.
+# Needs Go, gcc, make, and Python 3 with pip (for the models only).
+
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := $(abspath .bin)
+# Tools built here come first, so that their versions are the pinned ones.
+export PATH := $(BIN):$(PATH)
+GO ?= go
+PYTHON ?= python3
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X kigo/server/cli.version=$(VERSION)
+GO_FILES = $(shell find main.go engine server proto kernels -name '*.go' -o -name '*.s' 2>/dev/null)
+
+GOLANGCI_LINT_VERSION := v2.15.0
+GOVULNCHECK_VERSION := v1.9.0
+
+# Packages in which goroutines meet: their tests run under the race detector.
+RACE := ./engine ./engine/device/... ./engine/load/... ./server/...
+TEST_FLAGS ?= -timeout 15m
+FUZZ_TIME ?= 10s
+AGAINST ?= $(shell git rev-parse --quiet --verify origin/main >/dev/null && echo origin/main || echo main)
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ": .*## "} /^[a-z-]+: .*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: kigo ## Build ./kigo: one binary, no cgo
+
+kigo: $(GO_FILES) go.mod go.sum Makefile
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ .
+
+.PHONY: run
+run: build models-demo ## Serve the demo model, show a haiku over gRPC, and keep serving
+	@sh .make/demo.sh
+
+.PHONY: test
+test: models ## Everything that matters, in at most ten minutes on two cores
+	$(GO) vet ./...
+	$(GO) test $(TEST_FLAGS) $$($(GO) list ./... | grep -vxF "$$($(GO) list $(RACE))")
+	$(GO) test $(TEST_FLAGS) -race $(RACE)
+
+.PHONY: test-long
+test-long: models ## The full sizes of the tests that `make test` samples
+	KIGO_TEST_LONG=1 $(GO) test -timeout 120m ./...
+
+.PHONY: cover
+cover: models ## Test coverage of each package, and of all in .build/cover.html
+	@mkdir -p .build
+	$(GO) test $(TEST_FLAGS) -coverpkg=./engine/...,./server/... -coverprofile=.build/cover.out ./...
+	@$(GO) tool cover -html=.build/cover.out -o .build/cover.html
+	@$(GO) tool cover -func=.build/cover.out | tail -1
+
+.PHONY: fuzz
+fuzz: models ## Each fuzz target for FUZZ_TIME (10s)
+	@$(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./... | while read -r package; do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ_TIME) $$package || exit 1; \
+		done; \
+	done
+
+.PHONY: lint
+lint: $(BIN)/golangci-lint $(BIN)/buf check-generate ## Linters, import rules, the API's compatibility, generated code
+	$(GO) mod tidy -diff
+	$(GO) vet ./...
+	$(BIN)/golangci-lint run
+	$(BIN)/buf lint
+	@$(MAKE) breaking
+
+.PHONY: breaking
+breaking: $(BIN)/buf ## Fail if the API broke its callers since AGAINST (origin/main, or main)
+	@rm -rf .build/against && mkdir -p .build/against
+	@if git cat-file -e $(AGAINST):proto/kigo 2>/dev/null; then \
+		git archive $(AGAINST) buf.yaml proto | tar -x -C .build/against && \
+		echo "buf breaking --against $(AGAINST)" && \
+		$(BIN)/buf breaking --against .build/against; \
+	else \
+		echo "buf breaking: $(AGAINST) has no API to compare with"; \
+	fi
+
+.PHONY: fix
+fix: $(BIN)/golangci-lint ## Format the Go code
+	$(BIN)/golangci-lint fmt
+
+.PHONY: generate
+generate: $(BIN)/buf ## Make the Go code of the API from proto/
+	$(BIN)/buf generate
+
+.PHONY: check-generate
+check-generate: $(BIN)/buf ## Fail if the generated code is not what proto/ says
+	@rm -rf .build/generate && mkdir -p .build/generate
+	$(BIN)/buf generate --output .build/generate
+	@cd .build/generate && find . -type f | while read -r file; do \
+		cmp "$$file" "../../$$file" || { echo "run make generate, and commit what it writes" >&2; exit 1; }; \
+	done
+
+.PHONY: models
+models: ## Fetch the models of the tests into models/ (650 MB to download, once)
+	@$(PYTHON) .make/models.py
+
+.PHONY: models-demo
+models-demo: ## Fetch the demo model into models/ (93 MB to download, once)
+	@$(PYTHON) .make/models.py --demo
+
+.PHONY: govulncheck
+govulncheck: $(BIN)/govulncheck ## Known vulnerabilities that the code can reach (asks the Go vulnerability database)
+	$(BIN)/govulncheck ./...
+
+.PHONY: clean
+clean: ## Remove what was built; models and tools stay
+	rm -rf kigo .build
+
+.PHONY: distclean
+distclean: clean ## Remove models and tools as well
+	rm -rf .bin models
+
+# A stamp with the version in its name stands for each tool: another version
+# here builds it again, and nothing else does.
+
+$(BIN)/golangci-lint: $(BIN)/.golangci-lint-$(GOLANGCI_LINT_VERSION)
+$(BIN)/.golangci-lint-$(GOLANGCI_LINT_VERSION):
+	@mkdir -p $(BIN) && rm -f $(BIN)/.golangci-lint-*
+	GOBIN=$(BIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	@touch $@
+
+$(BIN)/govulncheck: $(BIN)/.govulncheck-$(GOVULNCHECK_VERSION)
+$(BIN)/.govulncheck-$(GOVULNCHECK_VERSION):
+	@mkdir -p $(BIN) && rm -f $(BIN)/.govulncheck-*
+	GOBIN=$(BIN) $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	@touch $@
+
+# buf and its plug-ins are pinned by a module of their own.
+$(BIN)/buf: proto/tools/go.mod proto/tools/go.sum
+	@mkdir -p $(BIN)
+	cd proto/tools && GOBIN=$(BIN) $(GO) install tool
+	@touch $@
