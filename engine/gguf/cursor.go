@@ -131,26 +131,53 @@ func (c *cursor) text(limit uint64, what string) (string, error) {
 	return view(b), nil
 }
 
-// texts reads count strings, for which room has been found.
-func (c *cursor) texts(count uint64, limit uint64) ([]string, error) {
-	s := make([]string, count)
-	for i := range s {
+// texts walks over count strings, for which room has been found, and returns their
+// encoding in pieces of whole strings.
+func (c *cursor) texts(count, limit uint64) ([][]byte, error) {
+	var pieces [][]byte
+	start := c.i
+	for i := range count {
 		// The usual case without a call: length and bytes are in the chunk.
 		b := c.chunk[c.i:]
 		if len(b) >= 8 {
 			n := binary.LittleEndian.Uint64(b)
 			if n <= uint64(len(b)-8) && n <= limit {
-				s[i] = view(b[8 : 8+n])
 				c.i += 8 + int(n)
 				continue
 			}
 		}
-		var err error
-		if s[i], err = c.text(limit, "a string"); err != nil {
+		if c.i > start {
+			pieces = append(pieces, c.chunk[start:c.i:c.i])
+		}
+		if err := c.refill(limit); err != nil {
 			return nil, fmt.Errorf("%w (element %d of %d)", err, i, count)
 		}
+		start = c.i
+		c.i += 8 + int(binary.LittleEndian.Uint64(c.chunk[c.i:]))
 	}
-	return s, nil
+	if c.i > start {
+		pieces = append(pieces, c.chunk[start:c.i:c.i])
+	}
+	return pieces, nil
+}
+
+// refill makes the chunk hold the whole of the next string, whose length is at
+// most limit.
+func (c *cursor) refill(limit uint64) error {
+	b, err := c.take(8, "the length of a string")
+	if err != nil {
+		return err
+	}
+	c.i -= 8
+	n := binary.LittleEndian.Uint64(b)
+	if n > limit {
+		return c.errorf(ErrFormat, c.pos(), "a string has %d bytes, at most %d are allowed", n, limit)
+	}
+	if _, err := c.take(8+n, "a string"); err != nil {
+		return err
+	}
+	c.i -= 8 + int(n)
+	return nil
 }
 
 // view returns the string of bytes that will never change, without a copy.

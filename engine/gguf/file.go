@@ -170,8 +170,8 @@ func (f *File) Bool(key string) (b bool, ok bool, err error) {
 	return v.num != 0, true, nil
 }
 
-// Strings returns the array of strings of a key. The slice belongs to the File:
-// it must not be changed.
+// Strings returns the array of strings of a key. The slice is the caller's; it is
+// made anew by each call.
 func (f *File) Strings(key string) (s []string, ok bool, err error) {
 	v, ok := f.Value(key)
 	if !ok {
@@ -180,7 +180,7 @@ func (f *File) Strings(key string) (s []string, ok bool, err error) {
 	if v.typ != Array || v.arr.elem != String {
 		return nil, false, mismatch(key, "an array of strings", v)
 	}
-	return v.arr.strs, true, nil
+	return v.arr.strings(), true, nil
 }
 
 // Ints returns the array of a key, of any integer type whose values all fit an

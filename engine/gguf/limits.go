@@ -21,8 +21,8 @@ type Limits struct {
 	// StringBytes bounds the length of one string value; chat templates have tens
 	// of kilobytes, and some files carry a whole tokenizer.json. Default 32 MiB.
 	StringBytes uint64
-	// Strings bounds the number of strings in all arrays together, each of which
-	// costs 16 bytes beside its own. Default 2,097,152.
+	// Strings bounds the number of strings in all arrays together; each costs 16
+	// bytes beside its own once asked for. Default 2,097,152.
 	Strings uint64
 }
 

@@ -179,7 +179,7 @@ func (p *parser) array() (Value, error) {
 		}
 		p.strings += n
 		a.n = int(n)
-		a.strs, err = p.texts(n, p.lim.StringBytes)
+		a.texts, err = p.texts(n, p.lim.StringBytes)
 		return Value{typ: Array, arr: a}, err
 	}
 	width := uint64(t.width())

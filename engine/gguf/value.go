@@ -68,13 +68,15 @@ type Value struct {
 	arr *array
 }
 
-// array is an array's elements: strs for strings, else raw, n values of
-// elem.width() bytes, little-endian.
+// array is an array's n elements as the file encodes them: texts for strings, in
+// one or more pieces that each hold whole strings, else raw. Half a million
+// strings are walked over once when a file is parsed, and become Go strings only
+// when somebody asks.
 type array struct {
-	elem ValueType
-	n    int
-	raw  []byte
-	strs []string
+	elem  ValueType
+	n     int
+	raw   []byte
+	texts [][]byte
 }
 
 // Type returns the value's type.
@@ -97,8 +99,7 @@ func (v Value) Len() int {
 }
 
 // Any returns the value as the Go type of the same name, an array as a slice of
-// that. A slice of strings belongs to the File and must not be changed; any other
-// is the caller's.
+// that, which is the caller's.
 func (v Value) Any() any {
 	switch v.typ {
 	case String:
@@ -148,7 +149,20 @@ func (a *array) slice() any {
 	case Float64:
 		return elements[float64](a)
 	}
-	return a.strs
+	return a.strings()
+}
+
+// strings returns the elements of an array of strings; they share its memory.
+func (a *array) strings() []string {
+	s := make([]string, 0, a.n)
+	for _, b := range a.texts {
+		for len(b) > 0 {
+			end := 8 + binary.LittleEndian.Uint64(b)
+			s = append(s, view(b[8:end]))
+			b = b[end:]
+		}
+	}
+	return s
 }
 
 func elements[T any](a *array) []T {
@@ -250,18 +264,18 @@ func ValueOf[T Element](x T) Value {
 func ArrayOf[T Element](s []T) Value {
 	var zero T
 	a := &array{elem: ValueOf(zero).typ, n: len(s)}
-	if a.elem == String {
-		a.strs = make([]string, len(s))
-	} else {
-		a.raw = make([]byte, 0, len(s)*a.elem.width())
-	}
-	for i, x := range s {
-		v := ValueOf(x)
-		if a.elem == String {
-			a.strs[i] = v.str
+	var b []byte
+	for _, x := range s {
+		if v := ValueOf(x); v.typ == String {
+			b = appendString(b, v.str)
 		} else {
-			a.raw = appendNumber(a.raw, v.typ, v.num)
+			b = appendNumber(b, v.typ, v.num)
 		}
+	}
+	if a.elem == String {
+		a.texts = [][]byte{b}
+	} else {
+		a.raw = b
 	}
 	return Value{typ: Array, arr: a}
 }

@@ -254,8 +254,8 @@ func appendValue(b []byte, v Value) []byte {
 		b = le.AppendUint32(b, uint32(v.arr.elem))
 		b = le.AppendUint64(b, uint64(v.arr.n))
 		b = append(b, v.arr.raw...)
-		for _, s := range v.arr.strs {
-			b = appendString(b, s)
+		for _, piece := range v.arr.texts {
+			b = append(b, piece...)
 		}
 		return b
 	}
