@@ -1,0 +1,205 @@
+package cpu
+
+import (
+	"math"
+
+	"kigo/engine/device"
+	"kigo/engine/quant"
+)
+
+// lane is one worker's arithmetic: it holds one row of a weight matrix at a
+// time and multiplies it with rows of activations. The served path and the
+// reference differ in their lanes and in nothing else. A result depends on
+// the weight row and the activation row alone, never on the other rows of a
+// step, so a sequence gets the same bits in any company.
+type lane interface {
+	// load takes the weight row to multiply with.
+	load(m *matrix, row int)
+	// dot multiplies the loaded row with row r of x.
+	dot(x *rows, r int) float32
+	// dotFloats multiplies two float vectors of one length (attention scores).
+	dotFloats(a, b []float32) float32
+	// weightedSum sets out to the sum of w[i] * vectors of len(out) floats,
+	// which vector(i) returns (attention values).
+	weightedSum(out, w []float32, vector func(i int) []float32)
+}
+
+// matrix is a weight matrix in memory, in its file format.
+type matrix struct {
+	tensor   *device.Tensor
+	data     []byte
+	rowBytes int
+	unpack   unpack // nil for the float formats
+}
+
+func newMatrix(t *device.Tensor, data []byte) *matrix {
+	return &matrix{tensor: t, data: data, rowBytes: len(data) / t.Rows, unpack: unpackers[t.Format.Type]}
+}
+
+func (m *matrix) row(i int) []byte { return m.data[i*m.rowBytes : (i+1)*m.rowBytes] }
+
+// unpackers has a row for each format that stores small integers. It is never
+// written.
+var unpackers = map[quant.Type]unpack{
+	quant.Q4_0: unpackQ4_0,
+	quant.Q4_1: unpackQ4_1,
+	quant.Q5_0: unpackQ5_0,
+	quant.Q5_1: unpackQ5_1,
+	quant.Q8_0: unpackQ8_0,
+	quant.Q4_K: unpackQ4K,
+	quant.Q5_K: unpackQ5K,
+	quant.Q6_K: unpackQ6K,
+}
+
+// rows are the activations that enter a product: n rows of width floats and,
+// when a weight format asks for them, the same rows quantized to 8 bits in
+// blocks of 32: x = scale * q, with sum = scale * (sum of the block's q).
+type rows struct {
+	n, width int
+	f        []float32
+	q        []int8
+	scale    []float32
+	sum      []float32
+}
+
+// blockLen is the number of values that share a scale in quantized
+// activations. All weight formats divide their rows in multiples of it.
+const blockLen = 32
+
+func (x *rows) row(r int) []float32 { return x.f[r*x.width : (r+1)*x.width] }
+
+// quantize fills the 8-bit form of row r. A row whose width is no multiple of
+// 32 cannot meet a quantized matrix.
+func (x *rows) quantize(r int) {
+	blocks := x.width / blockLen
+	f := x.row(r)
+	for b := range blocks {
+		v := f[b*blockLen : (b+1)*blockLen]
+		most := float32(0)
+		for _, a := range v {
+			most = max(most, float32(math.Abs(float64(a))))
+		}
+		scale := most / 127
+		inverse := float32(0)
+		if scale > 0 {
+			inverse = 1 / scale
+		}
+		q := x.q[r*x.width+b*blockLen:][:blockLen]
+		sum := int32(0)
+		for i, a := range v {
+			n := int32(math.RoundToEven(float64(a * inverse)))
+			q[i] = int8(n)
+			sum += n
+		}
+		x.scale[r*blocks+b] = scale
+		x.sum[r*blocks+b] = scale * float32(sum)
+	}
+}
+
+// servedLane multiplies integers: the weights' own small integers with the
+// activations' 8-bit ones, exactly, block by block; the block sums are scaled
+// and added in float32, in the order of the blocks. Float formats are
+// multiplied as float32 in eight interleaved sums.
+type servedLane struct {
+	m *matrix
+	w unpacked
+	f []float32
+}
+
+func (l *servedLane) load(m *matrix, row int) {
+	l.m = m
+	cols := m.tensor.Cols
+	if m.unpack == nil {
+		l.f = sized(l.f, cols)
+		m.tensor.Format.Dequantize(l.f, m.row(row))
+		return
+	}
+	l.w.size(cols)
+	m.unpack(m.row(row), &l.w)
+}
+
+func (l *servedLane) dot(x *rows, r int) float32 {
+	if l.m.unpack == nil {
+		return l.dotFloats(l.f, x.row(r))
+	}
+	blocks := x.width / blockLen
+	return l.w.dot(x.q[r*x.width:(r+1)*x.width], x.scale[r*blocks:(r+1)*blocks], x.sum[r*blocks:(r+1)*blocks])
+}
+
+func (l *servedLane) dotFloats(a, b []float32) float32 {
+	var s [8]float32
+	n := len(a) &^ 7
+	for i := 0; i < n; i += 8 {
+		u, v := (*[8]float32)(a[i:]), (*[8]float32)(b[i:])
+		s[0] += u[0] * v[0]
+		s[1] += u[1] * v[1]
+		s[2] += u[2] * v[2]
+		s[3] += u[3] * v[3]
+		s[4] += u[4] * v[4]
+		s[5] += u[5] * v[5]
+		s[6] += u[6] * v[6]
+		s[7] += u[7] * v[7]
+	}
+	for i := n; i < len(a); i++ {
+		s[0] += a[i] * b[i]
+	}
+	return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]))
+}
+
+func (l *servedLane) weightedSum(out, w []float32, vector func(i int) []float32) {
+	clear(out)
+	for i, a := range w {
+		v := vector(i)[:len(out)]
+		for j := range out {
+			out[j] += a * v[j]
+		}
+	}
+}
+
+// referenceLane multiplies dequantized weights with float32 activations and
+// sums in float64.
+type referenceLane struct {
+	w   []float32
+	sum []float64
+}
+
+func (l *referenceLane) load(m *matrix, row int) {
+	l.w = sized(l.w, m.tensor.Cols)
+	m.tensor.Format.Dequantize(l.w, m.row(row))
+}
+
+func (l *referenceLane) dot(x *rows, r int) float32 { return l.dotFloats(l.w, x.row(r)) }
+
+func (l *referenceLane) dotFloats(a, b []float32) float32 {
+	b = b[:len(a)]
+	sum := 0.0
+	for i := range a {
+		sum += float64(a[i]) * float64(b[i])
+	}
+	return float32(sum)
+}
+
+func (l *referenceLane) weightedSum(out, w []float32, vector func(i int) []float32) {
+	if cap(l.sum) < len(out) {
+		l.sum = make([]float64, len(out))
+	}
+	sum := l.sum[:len(out)]
+	clear(sum)
+	for i, a := range w {
+		v := vector(i)[:len(out)]
+		for j := range sum {
+			sum[j] += float64(a) * float64(v[j])
+		}
+	}
+	for j := range out {
+		out[j] = float32(sum[j])
+	}
+}
+
+// sized returns a slice of length n, s itself when it is large enough.
+func sized[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
+}

@@ -1,0 +1,9 @@
+//go:build !linux
+
+package cpu
+
+import "runtime"
+
+func machineMemory() (total, free uint64) { return 0, 0 }
+
+func processorName() string { return runtime.GOARCH }

@@ -1,0 +1,139 @@
+// Package device is the interface that the forward pass is written against.
+//
+// A forward pass records itself once as a [Program]: a list of operators over
+// named values and weights. A device compiles the program for weights and a KV
+// cache that live on it and then runs it, one [Step] at a time. What a Program
+// and a Step say is inert data; Weights, Cache and Executable are objects on
+// the device, each with one owner, who closes it.
+package device
+
+import (
+	"errors"
+
+	"kigo/engine/quant"
+)
+
+// What a device can refuse, to be matched with errors.Is.
+var (
+	ErrClosed       = errors.New("device object is closed")
+	ErrOutOfMemory  = errors.New("out of device memory")
+	ErrNotSupported = errors.New("not supported by this device")
+	ErrBadStep      = errors.New("invalid step")
+	ErrBadProgram   = errors.New("invalid program")
+)
+
+// Device makes objects that live in one processor's memory. A Device is used
+// from one goroutine at a time, except where a method says otherwise.
+type Device interface {
+	Info() Info
+
+	// NewWeights reserves memory for the tensors, in one allocation. The
+	// caller owns the result. Safe to call while an Executable runs.
+	NewWeights(tensors []Tensor) (Weights, error)
+
+	// NewCache reserves memory for blocks KV blocks of the given shape. The
+	// caller owns the result.
+	NewCache(shape CacheShape, blocks int) (Cache, error)
+
+	// Compile prepares a program. The executable borrows w and c, which must
+	// outlive it.
+	Compile(p *Program, w Weights, c Cache, opt CompileOptions) (Executable, error)
+
+	// Close frees the device. Everything made by it must be closed first.
+	Close() error
+}
+
+// Info describes a device. Memory figures are in bytes; 0 means unknown.
+type Info struct {
+	Kind        string // "cpu"
+	Name        string // the processor's own name
+	Threads     int
+	MemoryTotal uint64
+	MemoryFree  uint64
+}
+
+// Tensor declares a weight: a row-major matrix of Rows x Cols elements in the
+// file's own format. A vector has one row.
+type Tensor struct {
+	Name   string // as in the model's file: "blk.0.attn_q.weight"
+	Format *quant.Format
+	Rows   int
+	Cols   int
+}
+
+// Bytes is the tensor's size in its format.
+func (t *Tensor) Bytes() int {
+	return t.Rows * (t.Cols / t.Format.BlockSize) * t.Format.BlockBytes
+}
+
+// Weights are a model's tensors on a device.
+type Weights interface {
+	// NewUploader starts an upload. Several may run at once, each in a
+	// goroutine of its own, on different parts.
+	NewUploader() (Uploader, error)
+
+	// Hash computes the 64-bit hash (see [Hash]) of a tensor's bytes from
+	// the form in which the device reads them. Safe for concurrent use.
+	Hash(tensor int) (uint64, error)
+
+	Bytes() uint64
+	Close() error
+}
+
+// Uploader moves bytes of tensors to the device. Not for concurrent use.
+type Uploader interface {
+	// Buffer returns n bytes to be filled with the bytes of a tensor from
+	// byte off on. It may wait for earlier uploads. The buffer is valid until
+	// Commit.
+	Buffer(tensor, off, n int) ([]byte, error)
+
+	// Commit sends the buffer on its way; it does not wait for the arrival.
+	Commit() error
+
+	// Close waits until everything committed has arrived.
+	Close() error
+}
+
+// CacheShape is the shape of a KV cache: for every token of every layer one
+// key and one value of KVHeads x HeadDim elements, in blocks of BlockSize
+// tokens.
+type CacheShape struct {
+	Layers    int
+	KVHeads   int
+	HeadDim   int
+	BlockSize int // tokens in a block
+}
+
+// Cache is the memory of the KV blocks. Which block belongs to whom is the
+// business of package kv; the device sees block numbers in a Step.
+type Cache interface {
+	Shape() CacheShape
+	Blocks() int
+	Bytes() uint64
+	Close() error
+}
+
+// CompileOptions are fixed for an executable's life.
+type CompileOptions struct {
+	MaxRows int // rows that a step may have
+
+	// Tap, when set, is called during Run with every stage of every step, in
+	// order: the operator's result, rows x width, row-major, valid only
+	// during the call. It makes Run slow; it serves verification.
+	Tap func(stage string, rows, width int, data []float32)
+}
+
+// Executable is a compiled program. Not for concurrent use.
+type Executable interface {
+	// Run performs one step and returns the logits of the rows that the step
+	// asked for, len(step.Logits) x vocabulary, row-major, valid until the
+	// next Run. Keys and values of all rows are in the cache afterwards.
+	// A step that breaks the rules of Step is refused with ErrBadStep before
+	// anything is changed.
+	Run(step *Step) ([]float32, error)
+
+	// ScratchBytes is the memory taken for activations.
+	ScratchBytes() uint64
+
+	Close() error
+}

@@ -1,0 +1,54 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// What can go wrong, to be matched with errors.Is. Errors of the packages
+// below (gguf, quant, tokenizer, chat, model) reach the caller wrapped, with
+// their own sentinels.
+var (
+	ErrNoModel        = errors.New("no such model is loaded")
+	ErrAlreadyLoaded  = errors.New("another model is loaded")
+	ErrQueueFull      = errors.New("the queue is full")
+	ErrDoesNotFit     = errors.New("not enough memory")
+	ErrDraining       = errors.New("the server is shutting down")
+	ErrSlowReader     = errors.New("the reader is too slow")
+	ErrDeviceLost     = errors.New("the device is lost")
+	ErrUnknownRequest = errors.New("no such request is running")
+	ErrFileChanged    = errors.New("the file changed while it was read")
+	ErrCorrupt        = errors.New("the model on the device differs from the file")
+)
+
+// Violation is one thing wrong with a request.
+type Violation struct {
+	Field  string // the API's own field name: "sampling.top_p"
+	Reason string // what is wrong and what is allowed
+}
+
+// InvalidError reports everything that is wrong with a request at once.
+type InvalidError struct {
+	Violations []Violation
+}
+
+func (e *InvalidError) Error() string {
+	parts := make([]string, len(e.Violations))
+	for i, v := range e.Violations {
+		parts[i] = v.Field + ": " + v.Reason
+	}
+	return "invalid request: " + strings.Join(parts, "; ")
+}
+
+// RetryError wraps an error that a later attempt may not meet.
+type RetryError struct {
+	Err   error
+	After time.Duration // estimate of when to try again
+}
+
+func (e *RetryError) Error() string { return fmt.Sprintf("%v; retry in %v", e.Err, e.After) }
+
+// Unwrap returns the error to be retried.
+func (e *RetryError) Unwrap() error { return e.Err }

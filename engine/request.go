@@ -1,0 +1,96 @@
+package engine
+
+import (
+	"time"
+
+	"kigo/engine/chat"
+	"kigo/engine/sample"
+)
+
+// Request asks for tokens. Exactly one of Text, Messages and Tokens is the
+// prompt. The engine keeps no reference to its slices after Submit returns.
+type Request struct {
+	Model string // name of a loaded model; empty means the one that is loaded
+
+	Text     string         // raw prompt
+	Messages []chat.Message // conversation, rendered with the model's template
+	Tokens   []int32        // token ids, taken as they are
+
+	// AddSpecial adds BOS and EOS around Text as the model's file says;
+	// ParseSpecial recognises special tokens written out in Text. Messages
+	// are always rendered with special tokens recognised in the template's
+	// own text and in the messages' content alike.
+	AddSpecial   bool
+	ParseSpecial bool
+
+	Sampling  sample.Params
+	MaxTokens int // tokens to generate at most; 0 means as many as the context holds
+
+	Stop    []string // generation ends before the first of these in the text
+	StopIDs []int32  // generation ends at any of these tokens, which are not emitted
+
+	Logprobs int // alternatives to report for each generated token; -1 reports nothing
+
+	Tenant string // who asks; set by the edge from the caller's credentials only
+}
+
+// Stream is one request's output. Events arrive through Next, in order, and
+// end with exactly one End event or one error.
+
+// Started describes an admitted request.
+type Started struct {
+	ID           string // 128 random bits in hexadecimal, made by the engine
+	Model        string
+	PromptTokens int
+	Seed         uint64
+}
+
+// Event is either Tokens or End; exactly one of the two is set.
+type Event struct {
+	Tokens *Tokens
+	End    *End
+}
+
+// Tokens is a run of generated tokens. Text may be shorter or longer than the
+// ids' own text, because half a rune or what may become a stop string is held
+// back until it is decided; the concatenation over a stream is exact.
+type Tokens struct {
+	Index    int     // position of IDs[0] among the generated tokens, from 0
+	IDs      []int32 // at least one, except when only held-back text is left
+	Text     string  // valid UTF-8
+	Logprobs []TokenLogprob
+}
+
+// TokenLogprob is the natural logarithm of the probability that the model
+// itself (before any sampling parameter) gave to a token, with the most likely
+// alternatives in falling order.
+type TokenLogprob struct {
+	ID      int32
+	Bytes   []byte // the token's own bytes, which may be part of a rune
+	Logprob float32
+	Top     []TokenLogprob // without Top of their own
+}
+
+// StopReason says why a stream ended well.
+type StopReason int
+
+// The reasons for a stream's regular end.
+const (
+	StopUnknown   StopReason = iota
+	StopMaxTokens            // MaxTokens were generated, or the context is full
+	StopEnd                  // the model generated an end-of-generation token
+	StopSequence             // a stop string or stop id was reached
+	StopCancelled            // Cancel was called for the request
+)
+
+// End closes a stream.
+type End struct {
+	Reason          StopReason
+	StopText        string // the stop string that was reached, if one was
+	StopID          int32  // the stop or end token that was reached, or -1
+	PromptTokens    int
+	GeneratedTokens int
+	Queued          time.Duration // from Submit to the first step
+	Prefill         time.Duration // from the first step to the first token
+	Decode          time.Duration // from the first token to the last
+}
