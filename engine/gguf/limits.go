@@ -6,7 +6,7 @@ package gguf
 type Limits struct {
 	// HeaderBytes bounds the metadata and the tensor table together. Vocabularies
 	// are what takes space: 262,144 tokens with scores, types and merges are
-	// 16 MB. Default 64 MiB.
+	// 16 MB. Default 48 MiB.
 	HeaderBytes int64
 	// KVs bounds the number of metadata entries; models have tens. Default 65,536.
 	KVs uint64
@@ -47,7 +47,7 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	if l.HeaderBytes <= 0 {
-		l.HeaderBytes = 64 << 20
+		l.HeaderBytes = 48 << 20
 	}
 	return l
 }
