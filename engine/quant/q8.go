@@ -33,13 +33,15 @@ func quantizeQ8_0(dst []byte, src []float32) {
 		block := (*[q8_0Bytes]byte)(dst[i*q8_0Bytes:])
 		var amax float32
 		for _, x := range in {
-			amax = max(amax, abs(x))
+			if a := abs(x); a > amax {
+				amax = a
+			}
 		}
 		d := amax / 127
 		inv := inverse(d)
 		putHalf(block[:], d)
 		for j, x := range in {
-			block[2+j] = byte(roundAway(x * inv))
+			block[2+j] = byte(roundAway(float32(x * inv)))
 		}
 	}
 }
@@ -47,16 +49,9 @@ func quantizeQ8_0(dst []byte, src []float32) {
 // roundAway rounds to nearest, ties away from zero, into an int8; what does not
 // fit is 0.
 func roundAway(x float32) int8 {
-	a := abs(x)
-	if !(a < 128) {
+	if !(abs(x) < 127.5) {
 		return 0
 	}
-	q := int32(a)
-	if a-float32(q) >= 0.5 { // exact: both have the same exponent range
-		q++
-	}
-	if x < 0 {
-		q = -q
-	}
-	return int8(q)
+	q := int32(x)                            // towards zero
+	return int8(q + int32(2*(x-float32(q)))) // the difference is exact
 }
