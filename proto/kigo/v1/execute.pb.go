@@ -112,7 +112,7 @@ type ExecuteRequest struct {
 	// 1 to 256 bytes each. Default none.
 	Stop []string `protobuf:"bytes,9,rep,name=stop,proto3" json:"stop,omitempty"`
 	// The generation ends at any of these tokens, which are not sent; at most
-	// 128. Default none; the model's own end tokens always count.
+	// 16. Default none; the model's own end tokens always count.
 	StopIds []int32 `protobuf:"varint,10,rep,packed,name=stop_ids,json=stopIds,proto3" json:"stop_ids,omitempty"`
 	// Reports the logarithm of each generated token's probability, with this
 	// many alternatives, 0 to 20. Default: nothing is reported.
@@ -1126,7 +1126,7 @@ var File_kigo_v1_execute_proto protoreflect.FileDescriptor
 
 const file_kigo_v1_execute_proto_rawDesc = "" +
 	"\n" +
-	"\x15kigo/v1/execute.proto\x12\akigo.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14kigo/v1/prompt.proto\x1a\x16kigo/v1/sampling.proto\"\xb5\t\n" +
+	"\x15kigo/v1/execute.proto\x12\akigo.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14kigo/v1/prompt.proto\x1a\x16kigo/v1/sampling.proto\"\xb4\t\n" +
 	"\x0eExecuteRequest\x12#\n" +
 	"\x05model\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x02H\x01R\x05model\x88\x01\x01\x12\x1d\n" +
 	"\x04text\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01H\x00R\x04text\x12#\n" +
@@ -1138,9 +1138,9 @@ const file_kigo_v1_execute_proto_rawDesc = "" +
 	"\bsampling\x18\a \x01(\v2\x11.kigo.v1.SamplingR\bsampling\x12+\n" +
 	"\n" +
 	"max_tokens\x18\b \x01(\x05B\a\xbaH\x04\x1a\x02(\x01H\x04R\tmaxTokens\x88\x01\x01\x12%\n" +
-	"\x04stop\x18\t \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\x10\"\ar\x05 \x01(\x80\x02R\x04stop\x12*\n" +
+	"\x04stop\x18\t \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\x10\"\ar\x05 \x01(\x80\x02R\x04stop\x12)\n" +
 	"\bstop_ids\x18\n" +
-	" \x03(\x05B\x0f\xbaH\f\x92\x01\t\x10\x80\x01\"\x04\x1a\x02(\x00R\astopIds\x12*\n" +
+	" \x03(\x05B\x0e\xbaH\v\x92\x01\b\x10\x10\"\x04\x1a\x02(\x00R\astopIds\x12*\n" +
 	"\blogprobs\x18\v \x01(\x05B\t\xbaH\x06\x1a\x04\x18\x14(\x00H\x05R\blogprobs\x88\x01\x01\x127\n" +
 	"\x0fprompt_logprobs\x18\f \x01(\x05B\t\xbaH\x06\x1a\x04\x18\x14(\x00H\x06R\x0epromptLogprobs\x88\x01\x01\x12\x1d\n" +
 	"\x01n\x18\r \x01(\x05B\n" +
