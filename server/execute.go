@@ -1,0 +1,166 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"kigo/engine"
+	kigov1 "kigo/proto/kigo/v1"
+)
+
+// errNoEnd is an engine that ended a stream without saying how.
+var errNoEnd = errors.New("the engine closed a stream without an end")
+
+// call collects what the access log and the metrics say about one Execute.
+type call struct {
+	correlation string
+	request     string
+	model       string
+	prompt      int
+	generated   int
+	stop        engine.StopReason
+	firstToken  time.Duration // from the call's arrival; 0 without a token
+}
+
+// execute serves r: it sends started, tokens, metrics and exactly one end, or
+// returns the error that takes the end's place. It is all that gRPC and HTTP
+// share: send is the only difference. The request leaves the engine when
+// execute returns, however it does. c is filled in on the way.
+func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send func(*kigov1.ExecuteResponse) error, c *call) error {
+	arrived := time.Now()
+	if err := validateMessage(s.validator, r); err != nil {
+		return err
+	}
+	if err := notServed(r); err != nil {
+		return err
+	}
+	if c.correlation = r.GetCorrelationId(); c.correlation == "" {
+		c.correlation = newCorrelationID()
+	}
+
+	// However this function ends, the engine learns of it.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := s.backend.Submit(ctx, engineRequest(r, randomSeed()))
+	if err != nil {
+		return s.whyNot(apiFields(err), r.GetModel())
+	}
+	started := stream.Started()
+	c.request, c.model, c.prompt = started.ID, started.Model, started.PromptTokens
+	if err := send(startedEvent(started, c.correlation)); err != nil {
+		return err
+	}
+
+	meter := newMeter(r, arrived)
+	for {
+		ev, err := stream.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return errNoEnd
+		}
+		if err != nil {
+			return err
+		}
+		if ev.End != nil {
+			c.stop, c.generated = ev.End.Reason, ev.End.GeneratedTokens
+			return send(endEvent(ev.End))
+		}
+		if ev.Tokens == nil {
+			return fmt.Errorf("%w: an event of neither kind", errNoEnd)
+		}
+		if c.generated == 0 {
+			c.firstToken = time.Since(arrived)
+		}
+		c.generated += len(ev.Tokens.IDs)
+		if err := send(tokensEvent(ev.Tokens)); err != nil {
+			return err
+		}
+		if m := meter.event(c.generated, s.backend); m != nil {
+			if err := send(m); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// whyNot says more than "no such model" where no model at all is loaded.
+func (s *Server) whyNot(err error, model string) error {
+	if !errors.Is(err, engine.ErrNoModel) {
+		return err
+	}
+	switch st := s.backend.Status(); {
+	case st.State == engine.StateLoading:
+		return errLoading
+	case model == "" && st.State == engine.StateEmpty:
+		return errNothingLoaded
+	}
+	return err
+}
+
+// meter makes the metrics events of one request.
+type meter struct {
+	wanted   bool
+	interval time.Duration
+	arrived  time.Time
+	first    time.Time // of the first token; zero before it
+	last     time.Time // of the latest event
+	base     int       // tokens that came with the first event
+}
+
+func newMeter(r *kigov1.ExecuteRequest, arrived time.Time) *meter {
+	return &meter{
+		wanted:   r.GetMetricsInterval() != nil,
+		interval: r.GetMetricsInterval().AsDuration(),
+		arrived:  arrived,
+		last:     arrived,
+	}
+}
+
+// event is due after a tokens event, when the interval has passed; nil before.
+func (m *meter) event(generated int, b backend) *kigov1.ExecuteResponse {
+	if !m.wanted {
+		return nil
+	}
+	now := time.Now()
+	if m.first.IsZero() {
+		m.first, m.base = now, generated
+	}
+	if now.Sub(m.last) < m.interval {
+		return nil
+	}
+	m.last = now
+	st := b.Status()
+	out := &kigov1.Metrics{
+		GeneratedTokens:  int32(generated),
+		TimeToFirstToken: durationpb.New(m.first.Sub(m.arrived)),
+		Running:          int32(st.Running),
+		Waiting:          int32(st.Waiting),
+		KvUsed:           kvShare(st),
+	}
+	if d := now.Sub(m.first).Seconds(); d > 0 {
+		out.TokensPerSecond = float64(generated-m.base) / d
+	}
+	return &kigov1.ExecuteResponse{Event: &kigov1.ExecuteResponse_Metrics{Metrics: out}}
+}
+
+// newCorrelationID is 64 random bits in hexadecimal: enough to find one call
+// in a log.
+func newCorrelationID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails: it ends the process instead
+	return hex.EncodeToString(b[:])
+}
+
+// randomSeed is the seed of a request that brings none.
+func randomSeed() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:])
+	return binary.LittleEndian.Uint64(b[:])
+}

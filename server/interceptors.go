@@ -1,0 +1,159 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"strings"
+
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
+	protovalidatemw "github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/protovalidate"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	kigov1 "kigo/proto/kigo/v1"
+)
+
+// grpcOptions is a gRPC server's limits and interceptors, outermost first:
+// metrics and the access log see the status that the client sees, so they
+// stand outside of what makes it; a panic anywhere below becomes a status.
+func (s *Server) grpcOptions() []grpc.ServerOption {
+	cfg := &s.cfg
+	logger := accessLogger(cfg.Log)
+	recover := recovery.WithRecoveryHandlerContext(func(_ context.Context, p any) error {
+		return failureOf(s.recovered(p, debug.Stack())).status().Err()
+	})
+	// Execute's handler validates for itself, the same way for gRPC and HTTP.
+	handled := protovalidatemw.WithIgnoreMessages((*kigov1.ExecuteRequest)(nil).ProtoReflect().Type())
+	options := []grpc.ServerOption{
+		grpc.MaxConcurrentStreams(cfg.MaxConnStreams),
+		grpc.MaxRecvMsgSize(cfg.MaxMessageBytes),
+		grpc.MaxHeaderListSize(cfg.MaxHeaderBytes),
+		grpc.ConnectionTimeout(cfg.ConnectionTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: cfg.KeepaliveTime, Timeout: cfg.KeepaliveTimeout}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: cfg.KeepaliveMin, PermitWithoutStream: true}),
+		grpc.WaitForHandlers(true),
+		grpc.ChainUnaryInterceptor(
+			s.metrics.grpc.UnaryServerInterceptor(),
+			logging.UnaryServerInterceptor(logger, accessLogOptions()...),
+			s.unaryStatus,
+			recovery.UnaryServerInterceptor(recover),
+			protovalidatemw.UnaryServerInterceptor(s.validator, handled),
+		),
+		grpc.ChainStreamInterceptor(
+			s.metrics.grpc.StreamServerInterceptor(),
+			logging.StreamServerInterceptor(logger, accessLogOptions()...),
+			s.streamStatus,
+			recovery.StreamServerInterceptor(recover),
+			protovalidatemw.StreamServerInterceptor(s.validator, handled),
+		),
+	}
+	if s.tracing.provider != nil {
+		options = append(options, grpc.StatsHandler(otelgrpc.NewServerHandler(
+			otelgrpc.WithTracerProvider(s.tracing.provider),
+			otelgrpc.WithPropagators(s.tracing.propagator),
+		)))
+	}
+	return options
+}
+
+// unaryStatus counts the call and turns the handler's error into a status.
+func (s *Server) unaryStatus(ctx context.Context, r any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+	release, err := s.admit(isWork(info.FullMethod))
+	if err != nil {
+		return nil, s.statusError(err)
+	}
+	defer release()
+	res, err := h(ctx, r)
+	if err != nil {
+		return nil, s.statusError(err)
+	}
+	return res, nil
+}
+
+// streamStatus is unaryStatus for streams.
+func (s *Server) streamStatus(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+	release, err := s.admit(isWork(info.FullMethod))
+	if err != nil {
+		return s.statusError(err)
+	}
+	defer release()
+	if err := h(srv, &decodingStream{stream}); err != nil {
+		return s.statusError(err)
+	}
+	return nil
+}
+
+// decodingStream blames the client for a message that cannot be decoded; gRPC
+// itself calls it an internal error.
+type decodingStream struct{ grpc.ServerStream }
+
+func (s *decodingStream) RecvMsg(m any) error {
+	err := s.ServerStream.RecvMsg(m)
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	if status.Code(err) == codes.Internal {
+		return errMalformed
+	}
+	return err
+}
+
+// isWork says that a gRPC method counts against the limit of calls. Health and
+// reflection do not: a busy server is not an unhealthy one.
+func isWork(method string) bool {
+	for _, service := range []string{
+		kigov1.InferenceService_ServiceDesc.ServiceName,
+		kigov1.ModelService_ServiceDesc.ServiceName,
+	} {
+		if strings.HasPrefix(method, "/"+service+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// admit takes one of the server's places for a call in flight; release gives
+// it back. What is not work needs no place.
+func (s *Server) admit(work bool) (release func(), err error) {
+	if !work {
+		return func() {}, nil
+	}
+	if s.calls.Add(1) > int64(s.cfg.MaxStreams) {
+		s.calls.Add(-1)
+		return nil, errTooManyCalls
+	}
+	return func() { s.calls.Add(-1) }, nil
+}
+
+// statusError is err as the client gets it. What only the operator may see is
+// logged here.
+func (s *Server) statusError(err error) error {
+	return s.failure(err).status().Err()
+}
+
+// failure is failureOf for an error that has come out of a handler.
+func (s *Server) failure(err error) failure {
+	if invalid, ok := violationsIn(err); ok {
+		err = invalid
+	}
+	f := failureOf(err)
+	if f.isServerFault() && !errors.As(err, new(panicError)) {
+		s.cfg.Log.Error().Err(err).Str("reason", f.reason).Msg("a call failed on the server's side")
+	}
+	return f
+}
+
+// recovered logs a panic and makes an error of it. The log has the stack; the
+// caller learns nothing.
+func (s *Server) recovered(p any, stack []byte) error {
+	s.metrics.panics.Inc()
+	s.cfg.Log.Error().Str("panic", fmt.Sprint(p)).Bytes("stack", stack).Msg("panic in a handler")
+	return panicError{}
+}

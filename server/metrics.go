@@ -1,0 +1,160 @@
+package server
+
+import (
+	"net/http"
+	"strconv"
+
+	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"kigo/engine"
+)
+
+// metrics is one server's registry: the calls as they end, and the engine's
+// own counts, read when somebody asks.
+type metrics struct {
+	registry   *prometheus.Registry
+	grpc       *grpcprom.ServerMetrics
+	http       *prometheus.CounterVec
+	ends       *prometheus.CounterVec
+	prompt     prometheus.Counter
+	firstToken prometheus.Histogram
+	panics     prometheus.Counter
+}
+
+func newMetrics(b backend, p *probe) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		grpc:     grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram()),
+		http: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kigo_http_requests_total", Help: "HTTP requests that have ended.",
+		}, []string{"route", "code"}),
+		ends: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kigo_requests_total", Help: "Execute requests that have ended, by how: a stop reason, or the error's reason.",
+		}, []string{"end"}),
+		prompt: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "kigo_prompt_tokens_total", Help: "Tokens of the prompts of Execute requests that were admitted.",
+		}),
+		firstToken: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "kigo_time_to_first_token_seconds", Help: "From an Execute request's arrival to its first token.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 17), // 1 ms to 65 s
+		}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "kigo_panics_total", Help: "Panics that were caught in handlers.",
+		}),
+	}
+	m.registry.MustRegister(
+		m.grpc, m.http, m.ends, m.prompt, m.firstToken, m.panics,
+		&engineCollector{engine: b, probe: p},
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return m
+}
+
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry})
+}
+
+// observe counts an Execute request that has ended.
+func (m *metrics) observe(c *call, err error) {
+	end := stopName(c.stop)
+	if err != nil {
+		end = failureOf(err).reason
+	}
+	m.ends.WithLabelValues(end).Inc()
+	m.prompt.Add(float64(c.prompt))
+	if c.firstToken > 0 {
+		m.firstToken.Observe(c.firstToken.Seconds())
+	}
+}
+
+// observeHTTP counts an HTTP request that has ended. route is a pattern of the
+// mux, so that a stranger's paths make no series.
+func (m *metrics) observeHTTP(route string, code int) {
+	m.http.WithLabelValues(route, strconv.Itoa(code)).Inc()
+}
+
+// engineCollector reads the engine's status at each scrape.
+type engineCollector struct {
+	engine backend
+	probe  *probe
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+// The engine's numbers under Kigo's own names, and under those that routers
+// over many replicas read.
+var (
+	descReady     = desc("kigo_ready", "1 when requests are served.")
+	descLive      = desc("kigo_live", "1 unless the device has failed or hangs.")
+	descRunning   = desc("kigo_requests_running", "Requests that take part in steps.")
+	descWaiting   = desc("kigo_requests_waiting", "Requests in the queue.")
+	descKVUsed    = desc("kigo_kv_blocks_used", "KV blocks in use.")
+	descKVTotal   = desc("kigo_kv_blocks", "KV blocks in all.")
+	descSteps     = desc("kigo_steps_total", "Steps of the device.")
+	descTokens    = desc("kigo_generated_tokens_total", "Tokens generated.")
+	descMemory    = desc("kigo_device_memory_bytes", "Device memory that the server holds.")
+	descModel     = desc("kigo_model_info", "The loaded model.", "model_name", "architecture", "quantization")
+	descVRunning  = desc("vllm:num_requests_running", "Requests that take part in steps.", "model_name")
+	descVWaiting  = desc("vllm:num_requests_waiting", "Requests in the queue.", "model_name")
+	descVKV       = desc("vllm:kv_cache_usage_perc", "Share of the KV blocks in use, 0 to 1.", "model_name")
+	allEngineDesc = []*prometheus.Desc{
+		descReady, descLive, descRunning, descWaiting, descKVUsed, descKVTotal, descSteps, descTokens,
+		descMemory, descModel, descVRunning, descVWaiting, descVKV,
+	}
+)
+
+// Describe is prometheus.Collector's.
+func (c *engineCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range allEngineDesc {
+		out <- d
+	}
+}
+
+// Collect is prometheus.Collector's.
+func (c *engineCollector) Collect(out chan<- prometheus.Metric) {
+	st, v := c.engine.Status(), c.probe.verdict()
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	counter := func(d *prometheus.Desc, value uint64) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value))
+	}
+	gauge(descReady, boolGauge(v.ready))
+	gauge(descLive, boolGauge(v.live))
+	gauge(descRunning, float64(st.Running))
+	gauge(descWaiting, float64(st.Waiting))
+	gauge(descKVUsed, float64(st.KVUsed))
+	gauge(descKVTotal, float64(st.KVTotal))
+	counter(descSteps, st.Steps)
+	counter(descTokens, st.Tokens)
+	gauge(descMemory, float64(st.Device.MemoryUsed))
+	if st.Model == nil {
+		return
+	}
+	name := publicText(st.Model.Name)
+	gauge(descModel, 1, name, publicText(st.Model.Architecture), st.Model.Quantization)
+	gauge(descVRunning, float64(st.Running), name)
+	gauge(descVWaiting, float64(st.Waiting), name)
+	gauge(descVKV, kvShare(st), name)
+}
+
+func boolGauge(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// kvShare is the share of the KV blocks in use, 0 to 1.
+func kvShare(st engine.Status) float64 {
+	if st.KVTotal == 0 {
+		return 0
+	}
+	return float64(st.KVUsed) / float64(st.KVTotal)
+}

@@ -1,0 +1,73 @@
+package server
+
+import (
+	"kigo/engine"
+	"kigo/engine/chat"
+	"kigo/engine/sample"
+	kigov1 "kigo/proto/kigo/v1"
+)
+
+// engineRequest is r as the engine takes it. Every default of the API is set
+// here. r is valid as far as its own rules go. seed is used where r has none.
+func engineRequest(r *kigov1.ExecuteRequest, seed uint64) engine.Request {
+	q := engine.Request{
+		Model:        r.GetModel(),
+		AddSpecial:   orDefault(r.AddSpecial, true),
+		ParseSpecial: r.GetParseSpecial(),
+		Sampling:     samplingParams(r.GetSampling(), seed),
+		MaxTokens:    int(r.GetMaxTokens()),
+		Stop:         r.GetStop(),
+		StopIDs:      r.GetStopIds(),
+		Logprobs:     int(orDefault(r.Logprobs, -1)),
+	}
+	switch p := r.GetPrompt().(type) {
+	case *kigov1.ExecuteRequest_Text:
+		q.Text = p.Text
+	case *kigov1.ExecuteRequest_Chat:
+		q.Messages = chatMessages(p.Chat)
+	case *kigov1.ExecuteRequest_Tokens:
+		q.Tokens = p.Tokens.GetIds()
+	}
+	return q
+}
+
+// samplingParams is s with the engine's defaults for what it leaves unset.
+func samplingParams(s *kigov1.Sampling, seed uint64) sample.Params {
+	p := sample.Defaults()
+	p.Seed = seed
+	if s == nil {
+		return p
+	}
+	p.Temperature = orDefault(s.Temperature, p.Temperature)
+	p.TopK = int(orDefault(s.TopK, int32(p.TopK)))
+	p.TypicalP = orDefault(s.TypicalP, p.TypicalP)
+	p.TopP = orDefault(s.TopP, p.TopP)
+	p.MinP = orDefault(s.MinP, p.MinP)
+	p.RepetitionPenalty = orDefault(s.RepetitionPenalty, p.RepetitionPenalty)
+	p.PresencePenalty = orDefault(s.PresencePenalty, p.PresencePenalty)
+	p.FrequencyPenalty = orDefault(s.FrequencyPenalty, p.FrequencyPenalty)
+	p.PenaltyLastN = int(orDefault(s.PenaltyLastN, int32(p.PenaltyLastN)))
+	p.Seed = orDefault(s.Seed, seed)
+	p.MinTokens = int(orDefault(s.MinTokens, int32(p.MinTokens)))
+	p.IgnoreEnd = orDefault(s.IgnoreEnd, p.IgnoreEnd)
+	for _, b := range s.GetLogitBias() {
+		p.LogitBias = append(p.LogitBias, sample.Bias{Token: b.GetToken(), Value: b.GetValue()})
+	}
+	return p
+}
+
+func chatMessages(c *kigov1.Chat) []chat.Message {
+	messages := make([]chat.Message, len(c.GetMessages()))
+	for i, m := range c.GetMessages() {
+		messages[i] = chat.Message{Role: m.GetRole(), Content: m.GetContent()}
+	}
+	return messages
+}
+
+// orDefault is what p points to, or def where the caller set nothing.
+func orDefault[T any](p *T, def T) T {
+	if p == nil {
+		return def
+	}
+	return *p
+}
