@@ -105,7 +105,7 @@ var rules = []rule{
 
 	{gguf.ErrTruncated, codes.DataLoss, "FILE_TRUNCATED", 0},
 	{quant.ErrUnknownType, codes.Unimplemented, "UNSUPPORTED_QUANTIZATION", 0},
-	{gguf.ErrUnsupported, codes.Unimplemented, "UNSUPPORTED_FILE", 0},
+	{gguf.ErrUnsupported, codes.InvalidArgument, "UNSUPPORTED_FILE", 0},
 	{gguf.ErrFormat, codes.InvalidArgument, "INVALID_FILE", 0},
 	{tokenizer.ErrUnsupported, codes.Unimplemented, "UNSUPPORTED_TOKENIZER", 0},
 	{tokenizer.ErrVocabulary, codes.InvalidArgument, "INVALID_VOCABULARY", 0},
