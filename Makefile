@@ -6,8 +6,6 @@
 MAKEFLAGS += --no-print-directory
 
 BIN := $(abspath .bin)
-# Tools built here come first, so that their versions are the pinned ones.
-export PATH := $(BIN):$(PATH)
 GO ?= go
 PYTHON ?= python3
 
@@ -22,7 +20,6 @@ GOVULNCHECK_VERSION := v1.9.0
 RACE := ./engine ./engine/device/... ./engine/load/... ./server/...
 TEST_FLAGS ?= -timeout 15m
 FUZZ_TIME ?= 10s
-AGAINST ?= $(shell git rev-parse --quiet --verify origin/main >/dev/null && echo origin/main || echo main)
 
 .PHONY: help
 help: ## List the targets
@@ -65,39 +62,22 @@ fuzz: models ## Each fuzz target for FUZZ_TIME (10s)
 	done
 
 .PHONY: lint
-lint: $(BIN)/golangci-lint $(BIN)/buf check-generate ## Linters, import rules, the API's compatibility, generated code
+lint: $(BIN)/golangci-lint check-generate ## Linters, import rules, the API's style and compatibility, generated code
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
 	$(BIN)/golangci-lint run
-	$(BIN)/buf lint
-	@$(MAKE) breaking
 
-.PHONY: breaking
-breaking: $(BIN)/buf ## Fail if the API broke its callers since AGAINST (origin/main, or main)
-	@rm -rf .build/against && mkdir -p .build/against
-	@if git cat-file -e $(AGAINST):proto/kigo 2>/dev/null; then \
-		git archive $(AGAINST) buf.yaml proto | tar -x -C .build/against && \
-		echo "buf breaking --against $(AGAINST)" && \
-		$(BIN)/buf breaking --against .build/against; \
-	else \
-		echo "buf breaking: $(AGAINST) has no API to compare with"; \
-	fi
-
-.PHONY: fix
-fix: $(BIN)/golangci-lint ## Format the Go code
+.PHONY: format
+format: $(BIN)/golangci-lint ## Format the Go code
 	$(BIN)/golangci-lint fmt
 
 .PHONY: generate
-generate: $(BIN)/buf ## Make the Go code of the API from proto/
-	$(BIN)/buf generate
+generate: ## Make the Go code of the API from proto/
+	proto/generate.sh
 
 .PHONY: check-generate
-check-generate: $(BIN)/buf ## Fail if the generated code is not what proto/ says
-	@rm -rf .build/generate && mkdir -p .build/generate
-	$(BIN)/buf generate --output .build/generate
-	@cd .build/generate && find . -type f | while read -r file; do \
-		cmp "$$file" "../../$$file" || { echo "run make generate, and commit what it writes" >&2; exit 1; }; \
-	done
+check-generate: ## Check the API: style, compatibility, and that the generated code is what proto/ says
+	proto/check.sh
 
 .PHONY: models
 models: ## Fetch the models of the tests into models/ (650 MB to download, once)
@@ -132,10 +112,4 @@ $(BIN)/govulncheck: $(BIN)/.govulncheck-$(GOVULNCHECK_VERSION)
 $(BIN)/.govulncheck-$(GOVULNCHECK_VERSION):
 	@mkdir -p $(BIN) && rm -f $(BIN)/.govulncheck-*
 	GOBIN=$(BIN) $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
-	@touch $@
-
-# buf and its plug-ins are pinned by a module of their own.
-$(BIN)/buf: proto/tools/go.mod proto/tools/go.sum
-	@mkdir -p $(BIN)
-	cd proto/tools && GOBIN=$(BIN) $(GO) install tool
 	@touch $@
