@@ -10,9 +10,9 @@
 // The layouts are those of ggml's block definitions (ggml-common.h, block_q4_0
 // and its neighbours). The arithmetic is float32 in one fixed order, the order of
 // the numpy dequantizers in the Python package gguf, so that the values agree
-// bit for bit on every machine: each product is converted to float32 explicitly,
-// which forbids the compiler to fuse it with the sum that follows (Go does fuse
-// on arm64).
+// bit for bit on every machine: each product that a sum follows is converted to
+// float32 explicitly, which forbids the compiler to fuse the two. Go does fuse on
+// arm64, across statements and inlined calls too.
 //
 // The dequantizers are the reference against which every faster path is
 // measured: plain loops, no tables beyond the block, no state.
