@@ -20,12 +20,17 @@ var (
 	ErrNotSupported = errors.New("not supported by this device")
 	ErrBadStep      = errors.New("invalid step")
 	ErrBadProgram   = errors.New("invalid program")
+	ErrLost         = errors.New("the device is lost") // nothing works on it any more
 )
 
 // Device makes objects that live in one processor's memory. A Device is used
 // from one goroutine at a time, except where a method says otherwise.
 type Device interface {
+	// Info is cheap, waits for nothing and may be called from any goroutine.
 	Info() Info
+
+	// CacheBlockBytes is the memory that one KV block of the shape takes.
+	CacheBlockBytes(shape CacheShape) uint64
 
 	// NewWeights reserves memory for the tensors, in one allocation. The
 	// caller owns the result. Safe to call while an Executable runs.

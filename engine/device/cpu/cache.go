@@ -18,6 +18,11 @@ type cache struct {
 	closed atomic.Bool
 }
 
+// CacheBlockBytes counts keys and values of all layers, as float32.
+func (d *Device) CacheBlockBytes(s device.CacheShape) uint64 {
+	return 2 * 4 * uint64(s.Layers) * uint64(s.KVHeads) * uint64(s.HeadDim) * uint64(s.BlockSize)
+}
+
 // NewCache reserves address space for the blocks; memory is taken as they fill.
 func (d *Device) NewCache(shape device.CacheShape, blocks int) (device.Cache, error) {
 	size := uint64(4 * 2) // float32, K and V

@@ -13,6 +13,7 @@ type executable struct {
 	dev    *Device
 	prog   *device.Program
 	cache  *cache
+	ws     *weights
 	opt    device.CompileOptions
 	mats   []*matrix   // by TensorID
 	vecs   [][]float32 // by TensorID: norm gains, biases, rope factors; nil for matrices
@@ -57,7 +58,7 @@ func (d *Device) Compile(p *device.Program, w device.Weights, c device.Cache, op
 	if opt.MaxRows < 1 {
 		return nil, fmt.Errorf("%w: steps of at most %d rows", device.ErrBadProgram, opt.MaxRows)
 	}
-	x := &executable{dev: d, prog: p, cache: kv, opt: opt, angles: map[*device.Rope]*angles{}}
+	x := &executable{dev: d, prog: p, cache: kv, ws: ws, opt: opt, angles: map[*device.Rope]*angles{}}
 	if err := x.bindWeights(ws); err != nil {
 		return nil, err
 	}
@@ -131,7 +132,7 @@ func (x *executable) vec(t device.TensorID) []float32 {
 
 // Run walks the operators.
 func (x *executable) Run(step *device.Step) ([]float32, error) {
-	if x.isClosed || x.cache.closed.Load() {
+	if x.isClosed || x.cache.closed.Load() || x.ws.closed.Load() {
 		return nil, fmt.Errorf("run: %w", device.ErrClosed)
 	}
 	if err := step.Check(x.prog.Vocab, x.opt.MaxRows, x.cache.shape.BlockSize, x.cache.blocks); err != nil {

@@ -23,6 +23,7 @@ type Config struct {
 // Device implements device.Device.
 type Device struct {
 	cfg     Config
+	name    string // the processor's
 	workers *workers
 	close   sync.Once
 }
@@ -35,13 +36,13 @@ func New(cfg Config) (*Device, error) {
 	if cfg.Threads == 0 {
 		cfg.Threads = runtime.GOMAXPROCS(0)
 	}
-	return &Device{cfg: cfg, workers: startWorkers(cfg.Threads)}, nil
+	return &Device{cfg: cfg, name: processorName(), workers: startWorkers(cfg.Threads)}, nil
 }
 
 // Info describes the processor and the machine's memory.
 func (d *Device) Info() device.Info {
 	total, free := machineMemory()
-	return device.Info{Kind: "cpu", Name: processorName(), Threads: d.cfg.Threads, MemoryTotal: total, MemoryFree: free}
+	return device.Info{Kind: "cpu", Name: d.name, Threads: d.cfg.Threads, MemoryTotal: total, MemoryFree: free}
 }
 
 // Close ends the worker goroutines.

@@ -101,17 +101,18 @@ func (x *rows) quantize(r int) {
 // and added in float32, in the order of the blocks. Float formats are
 // multiplied as float32 in eight interleaved sums.
 type servedLane struct {
-	m *matrix
-	w unpacked
-	f []float32
+	m   *matrix
+	w   unpacked
+	f   []float32 // the row of a float format: in buf, or in the weights themselves
+	buf []float32
 }
 
 func (l *servedLane) load(m *matrix, row int) {
 	l.m = m
 	cols := m.tensor.Cols
 	if m.unpack == nil {
-		l.f = sized(l.f, cols)
-		m.tensor.Format.Dequantize(l.f, m.row(row))
+		l.buf = sized(l.buf, cols)
+		l.f = expand(m.tensor.Format, l.buf, m.row(row))
 		return
 	}
 	l.w.size(cols)
@@ -127,30 +128,38 @@ func (l *servedLane) dot(x *rows, r int) float32 {
 }
 
 func (l *servedLane) dotFloats(a, b []float32) float32 {
-	var s [8]float32
+	// Named variables, since the compiler keeps no array in registers.
+	var s0, s1, s2, s3, s4, s5, s6, s7 float32
 	n := len(a) &^ 7
 	for i := 0; i < n; i += 8 {
 		u, v := (*[8]float32)(a[i:]), (*[8]float32)(b[i:])
-		s[0] += u[0] * v[0]
-		s[1] += u[1] * v[1]
-		s[2] += u[2] * v[2]
-		s[3] += u[3] * v[3]
-		s[4] += u[4] * v[4]
-		s[5] += u[5] * v[5]
-		s[6] += u[6] * v[6]
-		s[7] += u[7] * v[7]
+		s0 += u[0] * v[0]
+		s1 += u[1] * v[1]
+		s2 += u[2] * v[2]
+		s3 += u[3] * v[3]
+		s4 += u[4] * v[4]
+		s5 += u[5] * v[5]
+		s6 += u[6] * v[6]
+		s7 += u[7] * v[7]
 	}
 	for i := n; i < len(a); i++ {
-		s[0] += a[i] * b[i]
+		s0 += a[i] * b[i]
 	}
-	return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]))
+	return ((s0 + s4) + (s1 + s5)) + ((s2 + s6) + (s3 + s7))
 }
 
 func (l *servedLane) weightedSum(out, w []float32, vector func(i int) []float32) {
 	clear(out)
 	for i, a := range w {
-		v := vector(i)[:len(out)]
-		for j := range out {
+		v := vector(i)
+		for j := 0; j+4 <= len(out); j += 4 {
+			o, u := (*[4]float32)(out[j:]), (*[4]float32)(v[j:])
+			o[0] += a * u[0]
+			o[1] += a * u[1]
+			o[2] += a * u[2]
+			o[3] += a * u[3]
+		}
+		for j := len(out) &^ 3; j < len(out); j++ {
 			out[j] += a * v[j]
 		}
 	}

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"encoding/binary"
+	"unsafe"
 
 	"kigo/engine/quant"
 )
@@ -42,47 +43,94 @@ func (w *unpacked) dot(q []int8, scale, sum []float32) float32 {
 		}
 	case w.offsets:
 		for b := range scale {
-			u, v := (*[32]int8)(w.q[b*32:]), (*[32]int8)(q[b*32:])
-			i := dot16((*[16]int8)(u[:16]), (*[16]int8)(v[:16])) + dot16((*[16]int8)(u[16:]), (*[16]int8)(v[16:]))
+			i := dot32((*[32]int8)(w.q[b*32:]), (*[32]int8)(q[b*32:]))
 			acc += scale[b]*w.scale[2*b]*float32(i) + w.offset[b]*sum[b]
 		}
 	default:
 		for b := range scale {
-			u, v := (*[32]int8)(w.q[b*32:]), (*[32]int8)(q[b*32:])
-			i := dot16((*[16]int8)(u[:16]), (*[16]int8)(v[:16])) + dot16((*[16]int8)(u[16:]), (*[16]int8)(v[16:]))
+			i := dot32((*[32]int8)(w.q[b*32:]), (*[32]int8)(q[b*32:]))
 			acc += scale[b] * w.scale[2*b] * float32(i)
 		}
 	}
 	return acc
 }
 
-// dot16 is the exact inner product of 16 pairs. Written out, because the
-// compiler neither unrolls nor drops bounds checks in a loop here.
+// dot16 and dot32 are exact inner products. They are written out because the
+// compiler neither unrolls such a loop nor drops its bounds checks.
 func dot16(a, b *[16]int8) int32 {
-	return int32(a[0])*int32(b[0]) + int32(a[1])*int32(b[1]) + int32(a[2])*int32(b[2]) + int32(a[3])*int32(b[3]) +
-		(int32(a[4])*int32(b[4]) + int32(a[5])*int32(b[5]) + int32(a[6])*int32(b[6]) + int32(a[7])*int32(b[7])) +
-		(int32(a[8])*int32(b[8]) + int32(a[9])*int32(b[9]) + int32(a[10])*int32(b[10]) + int32(a[11])*int32(b[11])) +
-		(int32(a[12])*int32(b[12]) + int32(a[13])*int32(b[13]) + int32(a[14])*int32(b[14]) + int32(a[15])*int32(b[15]))
+	s := int32(a[0])*int32(b[0]) + int32(a[1])*int32(b[1]) + int32(a[2])*int32(b[2]) + int32(a[3])*int32(b[3])
+	t := int32(a[4])*int32(b[4]) + int32(a[5])*int32(b[5]) + int32(a[6])*int32(b[6]) + int32(a[7])*int32(b[7])
+	s += int32(a[8])*int32(b[8]) + int32(a[9])*int32(b[9]) + int32(a[10])*int32(b[10]) + int32(a[11])*int32(b[11])
+	t += int32(a[12])*int32(b[12]) + int32(a[13])*int32(b[13]) + int32(a[14])*int32(b[14]) + int32(a[15])*int32(b[15])
+	return s + t
+}
+
+func dot32(a, b *[32]int8) int32 {
+	s := int32(a[0])*int32(b[0]) + int32(a[1])*int32(b[1]) + int32(a[2])*int32(b[2]) + int32(a[3])*int32(b[3])
+	t := int32(a[4])*int32(b[4]) + int32(a[5])*int32(b[5]) + int32(a[6])*int32(b[6]) + int32(a[7])*int32(b[7])
+	s += int32(a[8])*int32(b[8]) + int32(a[9])*int32(b[9]) + int32(a[10])*int32(b[10]) + int32(a[11])*int32(b[11])
+	t += int32(a[12])*int32(b[12]) + int32(a[13])*int32(b[13]) + int32(a[14])*int32(b[14]) + int32(a[15])*int32(b[15])
+	s += int32(a[16])*int32(b[16]) + int32(a[17])*int32(b[17]) + int32(a[18])*int32(b[18]) + int32(a[19])*int32(b[19])
+	t += int32(a[20])*int32(b[20]) + int32(a[21])*int32(b[21]) + int32(a[22])*int32(b[22]) + int32(a[23])*int32(b[23])
+	s += int32(a[24])*int32(b[24]) + int32(a[25])*int32(b[25]) + int32(a[26])*int32(b[26]) + int32(a[27])*int32(b[27])
+	t += int32(a[28])*int32(b[28]) + int32(a[29])*int32(b[29]) + int32(a[30])*int32(b[30]) + int32(a[31])*int32(b[31])
+	return s + t
 }
 
 func half(b []byte) float32 { return quant.Half(binary.LittleEndian.Uint16(b)) }
 
-// nibbles spreads 16 bytes out: low nibbles to q[0:16], high ones to q[16:32].
-func nibbles(src *[16]byte, q *[32]int8) {
-	for j, b := range src {
-		q[j] = int8(b & 15)
-		q[j+16] = int8(b >> 4)
+// The unpackers work on eight values at a time, one to a byte of a word.
+const (
+	lowNibbles = 0x0f0f0f0f0f0f0f0f
+	highBits   = 0x8080808080808080
+	everyByte  = 0x0101010101010101
+)
+
+// put stores eight bytes as int8 values.
+func put(q *[8]int8, v uint64) { *q = *(*[8]int8)(unsafe.Pointer(&v)) }
+
+// minus subtracts n from each byte of v, which must all be below 128.
+func minus(v uint64, n uint64) uint64 { return (v | highBits) - n*everyByte ^ highBits }
+
+// nibbles spreads 16 bytes out: low nibbles to q[0:16], high ones to q[16:32],
+// less bias.
+func nibbles(src *[16]byte, q *[32]int8, bias uint64) {
+	for j := 0; j < 16; j += 8 {
+		v := load64(src[j:])
+		put((*[8]int8)(q[j:]), minus(v&lowNibbles, bias))
+		put((*[8]int8)(q[16+j:]), minus(v>>4&lowNibbles, bias))
+	}
+}
+
+// load64 reads eight bytes in the machine's order, as put stores them.
+func load64(b []byte) uint64 { return *(*uint64)(unsafe.Pointer((*[8]byte)(b))) }
+
+// sixteens has, for each byte, 16 in byte i of a word if bit i is set. It is
+// never written.
+var sixteens = func() (t [256]uint64) {
+	for v := range t {
+		var b [8]byte
+		for i := range b {
+			b[i] = byte(v>>i&1) << 4
+		}
+		t[v] = load64(b[:])
+	}
+	return t
+}()
+
+// fives adds the fifth bits, bit i for value i, to the nibbles of 16 bytes.
+func fives(src *[16]byte, bits uint32, q *[32]int8, bias uint64) {
+	for j := 0; j < 16; j += 8 {
+		v := load64(src[j:])
+		put((*[8]int8)(q[j:]), minus(v&lowNibbles|sixteens[bits>>j&255], bias))
+		put((*[8]int8)(q[16+j:]), minus(v>>4&lowNibbles|sixteens[bits>>(16+j)&255], bias))
 	}
 }
 
 func unpackQ4_0(src []byte, w *unpacked) {
 	for b := range w.offset {
 		s := (*[18]byte)(src[b*18:])
-		q := (*[32]int8)(w.q[b*32:])
-		nibbles((*[16]byte)(s[2:]), q)
-		for i := range q {
-			q[i] -= 8
-		}
+		nibbles((*[16]byte)(s[2:]), (*[32]int8)(w.q[b*32:]), 8)
 		d := half(s[:])
 		w.scale[2*b], w.scale[2*b+1] = d, d
 	}
@@ -92,26 +140,17 @@ func unpackQ4_1(src []byte, w *unpacked) {
 	w.offsets = true
 	for b := range w.offset {
 		s := (*[20]byte)(src[b*20:])
-		nibbles((*[16]byte)(s[4:]), (*[32]int8)(w.q[b*32:]))
+		nibbles((*[16]byte)(s[4:]), (*[32]int8)(w.q[b*32:]), 0)
 		d := half(s[:])
 		w.scale[2*b], w.scale[2*b+1] = d, d
 		w.offset[b] = half(s[2:])
 	}
 }
 
-// fifthBits adds bit i of bits to q[i] as 16, less minus.
-func fifthBits(bits uint32, q *[32]int8, minus int8) {
-	for i := range q {
-		q[i] += int8(bits>>i&1)<<4 - minus
-	}
-}
-
 func unpackQ5_0(src []byte, w *unpacked) {
 	for b := range w.offset {
 		s := (*[22]byte)(src[b*22:])
-		q := (*[32]int8)(w.q[b*32:])
-		nibbles((*[16]byte)(s[6:]), q)
-		fifthBits(binary.LittleEndian.Uint32(s[2:]), q, 16)
+		fives((*[16]byte)(s[6:]), binary.LittleEndian.Uint32(s[2:]), (*[32]int8)(w.q[b*32:]), 16)
 		d := half(s[:])
 		w.scale[2*b], w.scale[2*b+1] = d, d
 	}
@@ -121,9 +160,7 @@ func unpackQ5_1(src []byte, w *unpacked) {
 	w.offsets = true
 	for b := range w.offset {
 		s := (*[24]byte)(src[b*24:])
-		q := (*[32]int8)(w.q[b*32:])
-		nibbles((*[16]byte)(s[8:]), q)
-		fifthBits(binary.LittleEndian.Uint32(s[4:]), q, 0)
+		fives((*[16]byte)(s[8:]), binary.LittleEndian.Uint32(s[4:]), (*[32]int8)(w.q[b*32:]), 0)
 		d := half(s[:])
 		w.scale[2*b], w.scale[2*b+1] = d, d
 		w.offset[b] = half(s[2:])
@@ -133,10 +170,7 @@ func unpackQ5_1(src []byte, w *unpacked) {
 func unpackQ8_0(src []byte, w *unpacked) {
 	for b := range w.offset {
 		s := (*[34]byte)(src[b*34:])
-		q := (*[32]int8)(w.q[b*32:])
-		for i := range q {
-			q[i] = int8(s[2+i])
-		}
+		*(*[32]int8)(w.q[b*32:]) = *(*[32]int8)(unsafe.Pointer(&s[2]))
 		d := half(s[:])
 		w.scale[2*b], w.scale[2*b+1] = d, d
 	}
@@ -167,8 +201,8 @@ func unpackQ4K(src []byte, w *unpacked) {
 			bytes := (*[32]byte)(s[16+j/2*32:])
 			q := (*[32]int8)(w.q[b*32:])
 			shift := j & 1 * 4
-			for i := range q {
-				q[i] = int8(bytes[i] >> shift & 15)
+			for i := 0; i < 32; i += 8 {
+				put((*[8]int8)(q[i:]), load64(bytes[i:])>>shift&lowNibbles)
 			}
 		}
 	}
@@ -189,8 +223,9 @@ func unpackQ5K(src []byte, w *unpacked) {
 			bytes := (*[32]byte)(s[48+j/2*32:])
 			q := (*[32]int8)(w.q[b*32:])
 			shift := j & 1 * 4
-			for i := range q {
-				q[i] = int8(bytes[i]>>shift&15 | high[i]>>j&1<<4)
+			for i := 0; i < 32; i += 8 {
+				fifth := load64(high[i:]) >> j & everyByte << 4
+				put((*[8]int8)(q[i:]), load64(bytes[i:])>>shift&lowNibbles|fifth)
 			}
 		}
 	}
@@ -207,12 +242,13 @@ func unpackQ6K(src []byte, w *unpacked) {
 		for n := range 2 { // 128 values from 64 low bytes and 32 high bytes
 			low, high := (*[64]byte)(s[n*64:]), (*[32]byte)(s[128+n*32:])
 			q := (*[128]int8)(w.q[k*256+n*128:])
-			for l := range 32 {
-				h := high[l]
-				q[l] = int8(low[l]&15|h&3<<4) - 32
-				q[l+32] = int8(low[l+32]&15|h>>2&3<<4) - 32
-				q[l+64] = int8(low[l]>>4|h>>4&3<<4) - 32
-				q[l+96] = int8(low[l+32]>>4|h>>6<<4) - 32
+			const twoBits = 3 * everyByte
+			for l := 0; l < 32; l += 8 {
+				a, b, h := load64(low[l:]), load64(low[l+32:]), load64(high[l:])
+				put((*[8]int8)(q[l:]), minus(a&lowNibbles|h&twoBits<<4, 32))
+				put((*[8]int8)(q[l+32:]), minus(b&lowNibbles|h>>2&twoBits<<4, 32))
+				put((*[8]int8)(q[l+64:]), minus(a>>4&lowNibbles|h>>4&twoBits<<4, 32))
+				put((*[8]int8)(q[l+96:]), minus(b>>4&lowNibbles|h>>6&twoBits<<4, 32))
 			}
 		}
 	}

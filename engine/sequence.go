@@ -1,0 +1,159 @@
+package engine
+
+import (
+	"slices"
+	"time"
+
+	"kigo/engine/sample"
+	"kigo/engine/sched"
+	"kigo/engine/stop"
+	"kigo/engine/tokenizer"
+)
+
+// sequence is the owner's side of a stream: the tokens so far and how the next
+// one is chosen and turned into text.
+type sequence struct {
+	id     sched.ID
+	stream *Stream
+	model  *served
+	tokens []int32 // prompt, then what was generated
+	prompt int     // length of the prompt
+	most   int     // tokens there can be in all
+
+	sampler  *sample.Sampler
+	text     *tokenizer.Stream
+	stops    *stop.Matcher
+	stopText []string
+	stopIDs  []int32
+	logprobs int
+
+	detach    func() bool // from the request's context
+	ended     bool
+	arrived   time.Time
+	firstStep time.Time
+	first     time.Time // when the first token came
+	latest    time.Time // when the latest token came
+}
+
+func newSequence(s *Stream, m *served, r *Request, prompt []int32, most int, arrived time.Time) (*sequence, error) {
+	q := &sequence{
+		stream:   s,
+		model:    m,
+		tokens:   prompt,
+		prompt:   len(prompt),
+		most:     most,
+		text:     m.tokens.NewStream(false),
+		stopText: slices.Clone(r.Stop),
+		stopIDs:  slices.Clone(r.StopIDs),
+		logprobs: r.Logprobs,
+		arrived:  arrived,
+	}
+	params := r.Sampling
+	params.LogitBias = slices.Clone(params.LogitBias)
+	var err error
+	if q.sampler, err = sample.New(params, m.vocab, m.tokens.EOG()); err != nil {
+		return nil, err
+	}
+	q.stops, err = stop.New(q.stopText)
+	return q, err
+}
+
+// outcome is what one more token leads to. event and end may each be nil.
+type outcome struct {
+	generated bool // a token that counts: not an end or stop token
+	event     *Tokens
+	end       *End
+}
+
+// next chooses a token from the logits after the last one and says what the
+// reader is to be told.
+func (q *sequence) next(logits []float32) (outcome, error) {
+	now := time.Now()
+	index := len(q.tokens) - q.prompt
+	id, err := q.sampler.Sample(logits, q.tokens, index)
+	if err != nil {
+		return outcome{}, err
+	}
+	if q.first.IsZero() {
+		q.first = now
+	}
+	q.latest = now
+	stopped := slices.Contains(q.stopIDs, id)
+	if stopped || q.model.tokens.IsEOG(id) {
+		reason := StopEnd
+		if stopped {
+			reason = StopSequence
+		}
+		end := q.endEvent(reason)
+		end.StopID = id
+		return outcome{event: q.rest(index), end: end}, nil
+	}
+	q.tokens = append(q.tokens, id)
+	ev := &Tokens{Index: index, IDs: []int32{id}}
+	if q.logprobs >= 0 {
+		if ev.Logprobs, err = q.probabilities(logits, id); err != nil {
+			return outcome{}, err
+		}
+	}
+	piece, err := q.text.Push(id)
+	if err != nil {
+		return outcome{}, err
+	}
+	emit, hit, which := q.stops.Push(piece)
+	ev.Text = emit
+	out := outcome{generated: true, event: ev}
+	switch {
+	case hit:
+		out.end = q.endEvent(StopSequence)
+		out.end.StopText = q.stopText[which]
+	case len(q.tokens) == q.most:
+		if rest := q.rest(index + 1); rest != nil {
+			ev.Text += rest.Text
+		}
+		out.end = q.endEvent(StopMaxTokens)
+	}
+	return out, nil
+}
+
+// rest is the text that was held back, when nothing more will come.
+func (q *sequence) rest(index int) *Tokens {
+	emit, hit, _ := q.stops.Push(q.text.Flush())
+	if !hit {
+		emit += q.stops.Flush()
+	}
+	if emit == "" {
+		return nil
+	}
+	return &Tokens{Index: index, Text: emit}
+}
+
+func (q *sequence) probabilities(logits []float32, id int32) ([]TokenLogprob, error) {
+	chosen, top, err := sample.Logprobs(logits[:q.model.vocab], id, q.logprobs)
+	if err != nil {
+		return nil, err
+	}
+	bytes := func(id int32) []byte { return q.model.tokens.AppendPiece(nil, id, true) }
+	p := TokenLogprob{ID: id, Bytes: bytes(id), Logprob: chosen.Value}
+	for _, t := range top {
+		p.Top = append(p.Top, TokenLogprob{ID: t.ID, Bytes: bytes(t.ID), Logprob: t.Value})
+	}
+	return []TokenLogprob{p}, nil
+}
+
+func (q *sequence) endEvent(reason StopReason) *End {
+	end := &End{
+		Reason:          reason,
+		StopID:          -1,
+		PromptTokens:    q.prompt,
+		GeneratedTokens: len(q.tokens) - q.prompt,
+	}
+	switch {
+	case q.firstStep.IsZero():
+		end.Queued = time.Since(q.arrived)
+	case q.first.IsZero():
+		end.Queued, end.Prefill = q.firstStep.Sub(q.arrived), time.Since(q.firstStep)
+	default:
+		end.Queued, end.Prefill, end.Decode = q.firstStep.Sub(q.arrived), q.first.Sub(q.firstStep), q.latest.Sub(q.first)
+	}
+	return end
+}

@@ -1,0 +1,259 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"golang.org/x/sync/errgroup"
+
+	"kigo/engine/chat"
+	"kigo/engine/device"
+	"kigo/engine/gguf"
+	"kigo/engine/kv"
+	"kigo/engine/load"
+	"kigo/engine/model"
+	"kigo/engine/sched"
+	"kigo/engine/tokenizer"
+)
+
+const (
+	// blockTokens is the size of a KV block: small enough that little is wasted
+	// at a sequence's end, large enough that block tables stay short.
+	blockTokens = 16
+
+	// chunkRows is how much of a prompt one step takes. On a CPU rows cost
+	// nearly the same in any company, so it is small: everybody else waits
+	// for a step's end.
+	chunkRows = 16
+)
+
+// served is a model on the device with everything that answers requests.
+type served struct {
+	info       ModelInfo
+	tokens     *tokenizer.Tokenizer
+	chat       *chat.Template // nil: the file has none
+	vocab      int
+	maxContext int
+
+	weights device.Weights
+	cache   device.Cache
+	exec    device.Executable
+
+	// The owner's.
+	sched   *sched.Scheduler
+	seqs    map[sched.ID]*sequence
+	retired bool
+	closed  bool
+}
+
+// plan is what a load needs to know before it takes any memory.
+type plan struct {
+	file    *gguf.File
+	spec    *model.Spec
+	binding *model.Binding
+	program *device.Program
+	shape   device.CacheShape
+	blocks  int
+	context int
+	notes   []string
+}
+
+// newPlan reads the header and works out what fits. Nothing is allocated on
+// the device.
+func (e *Engine) newPlan(f File) (*plan, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("model file: %w", err)
+	}
+	p := &plan{}
+	if p.file, err = gguf.Parse(f, info.Size(), gguf.Limits{}); err != nil {
+		return nil, err
+	}
+	if p.spec, err = model.NewSpec(p.file); err != nil {
+		return nil, err
+	}
+	if p.binding, err = model.Bind(p.spec, p.file); err != nil {
+		return nil, err
+	}
+	p.program = model.Record(p.spec, p.binding)
+	if err := p.program.Check(); err != nil {
+		return nil, err
+	}
+	for _, name := range p.binding.Unused[:min(len(p.binding.Unused), 10)] {
+		p.notes = append(p.notes, fmt.Sprintf("tensor %q is not used", name))
+	}
+	return p, e.size(p)
+}
+
+// size decides on the context and the number of KV blocks. The cache reserves
+// room for MaxConcurrent full contexts, but no more than half the memory that
+// the weights leave; a context that was not asked for shrinks to what fits.
+func (e *Engine) size(p *plan) error {
+	p.shape = p.program.Cache
+	p.shape.BlockSize = blockTokens
+	perBlock := e.dev.CacheBlockBytes(p.shape)
+	p.context = p.spec.TrainContext
+	if e.cfg.MaxContext > 0 {
+		p.context = min(p.context, e.cfg.MaxContext)
+	}
+	blocksFor := func(tokens int) uint64 { return uint64((tokens + blockTokens - 1) / blockTokens) }
+	blocks := blocksFor(p.context) * uint64(e.cfg.MaxConcurrent)
+	if free := e.dev.Info().MemoryFree; free > 0 {
+		weights := p.binding.Bytes()
+		if weights >= free {
+			return fmt.Errorf("%w: the weights take %d bytes, %d are free", ErrDoesNotFit, weights, free)
+		}
+		room := (free - weights) / 2 / perBlock
+		if room < blocksFor(p.context) {
+			const least = 256
+			if e.cfg.MaxContext > 0 || room < blocksFor(least) {
+				return fmt.Errorf("%w: a context of %d tokens takes %d bytes beside %d of weights, %d are free",
+					ErrDoesNotFit, p.context, blocksFor(p.context)*perBlock, weights, free)
+			}
+			p.context = int(room) * blockTokens
+			p.notes = append(p.notes, fmt.Sprintf("the context is cut from %d to %d tokens to fit the memory", p.spec.TrainContext, p.context))
+		}
+		blocks = min(blocks, room)
+	}
+	if blocks > math.MaxInt32 {
+		return fmt.Errorf("%w: %d KV blocks", ErrDoesNotFit, blocks)
+	}
+	p.blocks = int(blocks)
+	return nil
+}
+
+// build brings the planned model onto the device. On an error nothing is left
+// behind.
+func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m *served, err error) {
+	m = &served{vocab: p.spec.Vocab, maxContext: p.context, seqs: map[sched.ID]*sequence{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.close())
+			m = nil
+		}
+	}()
+	if m.weights, err = e.dev.NewWeights(p.binding.Tensors); err != nil {
+		return m, err
+	}
+	sources := load.Sources(p.binding)
+	var hashes []uint64
+	c.enter(StageRead)
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		hashes, err = load.Read(groupCtx, r.File, sources, m.weights, c.read)
+		return err
+	})
+	group.Go(func() error {
+		done := c.alongside(&c.times.Tokenizer)
+		defer done()
+		return m.readTokenizer(p.file)
+	})
+	if err := group.Wait(); err != nil {
+		return m, err
+	}
+	if n := m.tokens.VocabSize(); n > p.spec.Vocab {
+		return m, fmt.Errorf("%w: %d tokens for a vocabulary of %d", model.ErrInvalid, n, p.spec.Vocab)
+	}
+	m.vocab = m.tokens.VocabSize()
+	if !e.cfg.SkipVerify {
+		c.enter(StageVerify)
+		if err := load.Verify(ctx, sources, hashes, m.weights); err != nil {
+			return m, err
+		}
+	}
+	c.enter(StageCompile)
+	if err := e.owner.call(func() error { return m.compile(e.dev, p) }); err != nil {
+		return m, err
+	}
+	c.enter(StageWarmUp)
+	if err := e.owner.call(m.warmUp); err != nil {
+		return m, fmt.Errorf("first token: %w", err)
+	}
+	m.sched = sched.New(sched.Config{
+		MaxRunning: e.cfg.MaxConcurrent,
+		MaxWaiting: e.cfg.MaxConcurrent + e.cfg.MaxQueue, // Submit holds the real bound
+		ChunkRows:  chunkRows,
+	}, kv.NewPool(p.blocks, blockTokens))
+	m.info = ModelInfo{
+		Name:          r.Name,
+		Architecture:  p.spec.Architecture,
+		Description:   p.spec.Name,
+		Parameters:    p.binding.Parameters(),
+		Quantization:  p.binding.Quantization(),
+		ContextLength: m.maxContext,
+		TrainContext:  p.spec.TrainContext,
+		Vocabulary:    m.vocab,
+		Tokenizer:     m.tokens.Name(),
+		ChatTemplate:  m.chat != nil,
+		Tensors:       len(p.binding.Tensors),
+		Memory:        MemoryUse{Weights: m.weights.Bytes(), KV: m.cache.Bytes(), Scratch: m.exec.ScratchBytes()},
+		Verified:      !e.cfg.SkipVerify,
+		Warnings:      p.notes,
+	}
+	return m, nil
+}
+
+func (m *served) readTokenizer(f *gguf.File) error {
+	var err error
+	if m.tokens, err = tokenizer.FromGGUF(f); err != nil {
+		return err
+	}
+	source, ok, err := f.String("tokenizer.chat_template")
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return nil
+	}
+	if m.chat, err = chat.Parse(source); err != nil {
+		return fmt.Errorf("tokenizer.chat_template: %w", err)
+	}
+	return nil
+}
+
+func (m *served) compile(dev device.Device, p *plan) (err error) {
+	if m.cache, err = dev.NewCache(p.shape, p.blocks); err != nil {
+		return err
+	}
+	m.exec, err = dev.Compile(p.program, m.weights, m.cache, device.CompileOptions{MaxRows: chunkRows})
+	return err
+}
+
+// warmUp generates one token, so that a model in service is known to work.
+func (m *served) warmUp() error {
+	first, ok := m.tokens.BOS()
+	if !ok {
+		first = 0
+	}
+	logits, err := m.exec.Run(&device.Step{
+		Tokens: []int32{first},
+		Seqs:   []device.SeqRows{{Rows: 1, Blocks: []int32{0}}},
+		Logits: []int{0},
+	})
+	if err != nil {
+		return err
+	}
+	for i, v := range logits {
+		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+			return fmt.Errorf("%w: logit %d of the first token is %v: the weights hold values that are not numbers", model.ErrInvalid, i, v)
+		}
+	}
+	return nil
+}
+
+// close frees what there is.
+func (m *served) close() error {
+	var errs []error
+	if m.exec != nil {
+		errs = append(errs, m.exec.Close())
+	}
+	if m.cache != nil {
+		errs = append(errs, m.cache.Close())
+	}
+	if m.weights != nil {
+		errs = append(errs, m.weights.Close())
+	}
+	return errors.Join(errs...)
+}
