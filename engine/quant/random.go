@@ -1,6 +1,9 @@
 package quant
 
-import "math/rand/v2"
+import (
+	"encoding/binary"
+	"math/rand/v2"
+)
 
 // Random fills dst, which holds whole blocks, with valid random content whose
 // values have about the given standard deviation and a mean near zero. It
@@ -15,8 +18,10 @@ func (f *Format) Random(dst []byte, deviation float32, rng *rand.Rand) {
 		f.Quantize(dst, v)
 		return
 	}
-	for i := range dst {
-		dst[i] = byte(rng.Uint32())
+	var word [8]byte
+	for rest := dst; len(rest) > 0; {
+		binary.LittleEndian.PutUint64(word[:], rng.Uint64())
+		rest = rest[copy(rest, word[:]):]
 	}
 	s := scalesOf(f.Type)
 	for b := 0; b+f.BlockBytes <= len(dst); b += f.BlockBytes {
