@@ -1,0 +1,144 @@
+// Package cli is the kigo command: one file a subcommand.
+//
+// Exit codes: 0 success, 1 failure (one sentence on standard error says why),
+// 2 a command line that makes no sense, 130 interrupted.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+const (
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+// app is what a command may touch of the world; tests put in their own.
+type app struct {
+	stdin     io.Reader
+	stdout    io.Writer
+	stderr    io.Writer
+	lookupEnv func(string) (string, bool)
+	// notify delivers interrupts (Ctrl-C) until the returned stop is called.
+	notify func() (interrupts <-chan os.Signal, stop func())
+}
+
+// Main runs the command line of the process and returns its exit code.
+func Main() int {
+	a := &app{
+		stdin:     os.Stdin,
+		stdout:    os.Stdout,
+		stderr:    os.Stderr,
+		lookupEnv: os.LookupEnv,
+		notify:    notifyInterrupt,
+	}
+	return a.run(context.Background(), os.Args[1:])
+}
+
+func notifyInterrupt() (<-chan os.Signal, func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, os.Interrupt)
+	return c, func() { signal.Stop(c) }
+}
+
+// run executes one command line.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var silent *silentError
+	if errors.As(err, &silent) {
+		return silent.code
+	}
+	fmt.Fprintf(a.stderr, "kigo: %s\n", escapeControls(describe(err)))
+	var usage *usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(a.stderr, "See '%s --help'.\n", cmd.CommandPath())
+		return exitUsage
+	}
+	if interrupted(err) {
+		return exitInterrupted
+	}
+	return exitFailure
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "kigo",
+		Short: "Serve language models over gRPC, from one binary",
+		Long: `Kigo loads a language model from a GGUF file and streams generated tokens over
+gRPC. The same binary talks to a running server, or to a model file directly.`,
+		Example: `  kigo serve --model model.gguf        start a server
+  kigo run "Why is the sky blue?"      ask it
+  kigo run --model model.gguf          talk to a model without a server`,
+		SilenceErrors: true, // run prints them, once
+		SilenceUsage:  true,
+		Args:          noSubcommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SuggestionsMinimumDistance = 2
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.AddCommand(
+		a.serveCommand(),
+		a.runCommand(),
+		a.healthCommand(),
+		a.modelsCommand(),
+		a.loadCommand(),
+		a.unloadCommand(),
+		a.tokenizeCommand(),
+		a.inspectCommand(),
+		a.convertCommand(),
+		a.verifyCommand(),
+		a.versionCommand(),
+	)
+	return root
+}
+
+// noSubcommand refuses words that are no command, with what may have been meant.
+func noSubcommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("there is no command %q", args[0])
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		err = fmt.Errorf("%w; did you mean %q?", err, near[0])
+	}
+	return &usageError{err}
+}
+
+// exactArgs wants exactly the arguments that are named.
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < len(names) {
+			return &usageError{fmt.Errorf("%s is missing", names[len(args)])}
+		}
+		if len(args) > len(names) {
+			return &usageError{fmt.Errorf("unexpected argument %q", args[len(names)])}
+		}
+		return nil
+	}
+}
+
+// interruptible returns a context that Ctrl-C and SIGTERM end. A second signal
+// kills the process as usual.
+func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}

@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+)
+
+// progress is a bar on standard error that counts bytes. Where standard error
+// is not a terminal it shows nothing.
+type progress struct {
+	bar   *progressbar.ProgressBar
+	total uint64
+}
+
+func (a *app) newProgress() *progress {
+	p := &progress{}
+	if isTerminal(a.stderr) {
+		p.bar = progressbar.NewOptions64(-1,
+			progressbar.OptionSetWriter(a.stderr),
+			progressbar.OptionShowBytes(true),
+			progressbar.OptionUseIECUnits(true),
+			progressbar.OptionShowTotalBytes(true),
+			progressbar.OptionThrottle(100*time.Millisecond),
+			progressbar.OptionClearOnFinish(),
+			progressbar.OptionSetWidth(30),
+			progressbar.OptionFullWidth(),
+		)
+	}
+	return p
+}
+
+// Set shows how far a stage has come.
+func (p *progress) Set(stage string, done, total uint64) {
+	if p.bar == nil {
+		return
+	}
+	if total > 0 && total != p.total {
+		p.total = total
+		p.bar.ChangeMax64(int64(total))
+	}
+	p.bar.Describe(stage)
+	_ = p.bar.Set64(int64(done)) // a bar that cannot be drawn harms nothing
+}
+
+// Close takes the bar from the screen.
+func (p *progress) Close() {
+	if p.bar != nil {
+		_ = p.bar.Clear()
+	}
+}
