@@ -15,9 +15,9 @@ c.llama_log_set(_quiet, ctypes.c_void_p(0))
 
 
 class Llama:
-    """One sequence on the CPU. KV cache in float16 (llama.cpp's default); flash attention only when asked for."""
+    """One sequence on the CPU (the number of threads does not change the result). KV cache in float16 (llama.cpp's default); flash attention only when asked for."""
 
-    def __init__(self, path, context=512, threads=2, flash=False):
+    def __init__(self, path, context=512, threads=1, flash=False):
         params = c.llama_model_default_params()
         params.n_gpu_layers = 0
         params.use_extra_bufts = False  # plain weights: no repacking, no AMX
@@ -49,7 +49,8 @@ class Llama:
     def text(self, ids):
         buf, data = ctypes.create_string_buffer(1024), b""
         for i in ids:
-            data += buf.raw[: c.llama_token_to_piece(self.vocab, i, buf, len(buf), 0, False)]
+            n = c.llama_token_to_piece(self.vocab, i, buf, len(buf), 0, False)
+            data += buf.raw[:n]
         return data.decode(errors="replace")
 
     def ends(self, token):

@@ -74,7 +74,7 @@ def main():
     args.add_argument("--models", default="../../../models")
     args.add_argument("--out", default=".")
     args = args.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     for name, (file, ids) in PROMPTS.items():
         path = os.path.join(args.models, file)
         ref = Reference(path)
