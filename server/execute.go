@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -33,9 +34,15 @@ type call struct {
 // execute serves r: it sends started, tokens, metrics and exactly one end, or
 // returns the error that takes the end's place. It is all that gRPC and HTTP
 // share: send is the only difference. The request leaves the engine when
-// execute returns, however it does. c is filled in on the way.
-func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send func(*kigov1.ExecuteResponse) error, c *call) error {
+// execute returns, however it does; a panic on the way is an error like any
+// other. c is filled in on the way.
+func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send func(*kigov1.ExecuteResponse) error, c *call) (err error) {
 	arrived := time.Now()
+	defer func() {
+		if p := recover(); p != nil {
+			err = s.recovered(p, debug.Stack())
+		}
+	}()
 	if err := validateMessage(s.validator, r); err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -49,13 +48,8 @@ func (s *inferenceService) Execute(r *kigov1.ExecuteRequest, stream grpc.ServerS
 	done := make(chan result, 1)
 	srv.work.Go(func() {
 		var res result
-		defer func() {
-			if p := recover(); p != nil {
-				res.err = srv.recovered(p, debug.Stack())
-			}
-			done <- res
-		}()
 		res.err = srv.execute(ctx, r, send, &res.call)
+		done <- res
 	})
 	select {
 	case res := <-done:

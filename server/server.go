@@ -51,7 +51,7 @@ type Server struct {
 	shutdown chan struct{} // closed by the first Shutdown
 	askOnce  sync.Once
 	served   chan struct{} // closed when Serve or Close has ended everything
-	runOnce  sync.Once
+	used     atomic.Bool   // Serve or Close was called
 }
 
 // The places in Server.listeners.
@@ -139,12 +139,11 @@ func (s *Server) addr(i int) net.Addr {
 // [context.DeadlineExceeded] where streams had to be cut off. It may be called
 // once.
 func (s *Server) Serve(ctx context.Context) error {
-	err := errors.New("server: Serve may be called once")
-	s.runOnce.Do(func() {
-		defer close(s.served)
-		err = s.serve(ctx)
-	})
-	return err
+	if s.used.Swap(true) {
+		return errors.New("server: Serve may be called once, and not after Close")
+	}
+	defer close(s.served)
+	return s.serve(ctx)
 }
 
 // Shutdown ends Serve as the end of its context does, and waits for it, at
@@ -159,13 +158,14 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 }
 
-// Close frees what New has opened when Serve is never called. After Serve it
-// does nothing.
+// Close frees what New has opened where Serve is never called. Once it has
+// been, Close does nothing.
 func (s *Server) Close() {
-	s.runOnce.Do(func() {
-		defer close(s.served)
-		s.release()
-	})
+	if s.used.Swap(true) {
+		return
+	}
+	defer close(s.served)
+	s.release()
 }
 
 // release closes what New has opened. It may be called again.
