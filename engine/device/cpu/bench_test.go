@@ -19,7 +19,7 @@ func BenchmarkDot(b *testing.B) {
 			raw := make([]byte, t.Bytes())
 			f.Random(raw, 1, rand.New(rand.NewPCG(1, 1)))
 			m := newMatrix(&t, raw)
-			x := rows{n: 1, width: cols, f: make([]float32, cols), q: make([]int8, cols), scale: make([]float32, cols/32), sum: make([]float32, cols/32)}
+			x := rows{n: 1, width: cols, f: make([]float32, cols), q: make([]int16, cols), scale: make([]float32, cols/32), sum: make([]float32, cols/32)}
 			for i := range x.f {
 				x.f[i] = float32(i%17) - 8
 			}

@@ -98,9 +98,8 @@ func (x *executable) makeScratch() {
 		x.values = append(x.values, floats(n*v.Width))
 		widest = max(widest, v.Width)
 	}
-	blocks := widest / blockLen
-	x.normed = rows{f: floats(n * widest), q: make([]int8, n*widest), scale: floats(n * blocks), sum: floats(n * blocks)}
-	x.scratch += uint64(n * widest)
+	x.normed = rows{f: floats(n * widest), q: make([]int16, n*widest), scale: floats(n * widest / blockLen), sum: floats(n * widest / blockLen)}
+	x.scratch += uint64(2 * n * widest)
 	x.chosen = floats(n * widest)
 	for range x.dev.cfg.Threads {
 		if x.dev.cfg.Reference {
@@ -213,7 +212,7 @@ func (a *angles) turn(positions []int) {
 	}
 }
 
-// quantized says whether a product with t takes activations in 8 bits.
+// quantized says whether a product with t takes quantized activations.
 func (x *executable) quantized(t device.TensorID) bool {
 	return !x.dev.cfg.Reference && x.mats[t].unpack != nil
 }

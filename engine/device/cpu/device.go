@@ -1,6 +1,6 @@
 // Package cpu is the device that every machine has. It plays two roles: the
 // served path, which multiplies quantized weights by activations quantized to
-// 8 bits, and the reference, which dequantizes every weight and sums in
+// 16 bits, and the reference, which dequantizes every weight and sums in
 // float64: slow, and the oracle that other paths are measured against. The
 // two share everything but the inner products (see lane).
 package cpu

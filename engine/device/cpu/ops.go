@@ -21,8 +21,8 @@ func (x *executable) embed(op *device.Embed) {
 }
 
 // normalize makes x.normed the rows that enter a product: in itself or its
-// norm, and their 8-bit form if asked for.
-func (x *executable) normalize(in []float32, width int, norm *device.Norm, eightBits bool) {
+// norm, and their quantized form if asked for.
+func (x *executable) normalize(in []float32, width int, norm *device.Norm, quantized bool) {
 	n := len(in) / width
 	a := &x.normed
 	a.n, a.width = n, width
@@ -35,7 +35,7 @@ func (x *executable) normalize(in []float32, width int, norm *device.Norm, eight
 			} else {
 				rmsNorm(dst, src, x.vecs[norm.Weight], norm.Eps)
 			}
-			if eightBits {
+			if quantized {
 				a.quantize(r)
 			}
 		}
@@ -57,11 +57,11 @@ func rmsNorm(dst, src, gain []float32, eps float32) {
 }
 
 func (x *executable) project(op *device.Project) {
-	eightBits := false
+	quantized := false
 	for _, m := range op.Mats {
-		eightBits = eightBits || x.quantized(m.Weight)
+		quantized = quantized || x.quantized(m.Weight)
 	}
-	x.normalize(x.value(op.In), x.prog.Values[op.In].Width, op.Norm, eightBits)
+	x.normalize(x.value(op.In), x.prog.Values[op.In].Width, op.Norm, quantized)
 	var residual []float32
 	if op.Residual != device.NoValue {
 		residual = x.value(op.Residual)

@@ -31,33 +31,35 @@ func (w *unpacked) size(cols int) {
 	w.halves, w.offsets = false, false
 }
 
-// dot multiplies the row with activations quantized in blocks of 32.
-func (w *unpacked) dot(q []int8, scale, sum []float32) float32 {
+// dot multiplies the row with quantized activations: the integers exactly, and
+// their sums in float32 in the order of the blocks.
+func (w *unpacked) dot(q []int16, scale, sum []float32) float32 {
 	acc := float32(0)
 	switch {
 	case w.halves:
 		for b := range scale {
-			u, v := (*[32]int8)(w.q[b*32:]), (*[32]int8)(q[b*32:])
-			lo, hi := dot16((*[16]int8)(u[:16]), (*[16]int8)(v[:16])), dot16((*[16]int8)(u[16:]), (*[16]int8)(v[16:]))
+			u, v := (*[32]int8)(w.q[b*32:]), (*[32]int16)(q[b*32:])
+			lo, hi := dot16((*[16]int8)(u[:16]), (*[16]int16)(v[:16])), dot16((*[16]int8)(u[16:]), (*[16]int16)(v[16:]))
 			acc += scale[b] * (w.scale[2*b]*float32(lo) + w.scale[2*b+1]*float32(hi))
 		}
 	case w.offsets:
 		for b := range scale {
-			i := dot32((*[32]int8)(w.q[b*32:]), (*[32]int8)(q[b*32:]))
+			i := dot32((*[32]int8)(w.q[b*32:]), (*[32]int16)(q[b*32:]))
 			acc += scale[b]*w.scale[2*b]*float32(i) + w.offset[b]*sum[b]
 		}
 	default:
 		for b := range scale {
-			i := dot32((*[32]int8)(w.q[b*32:]), (*[32]int8)(q[b*32:]))
+			i := dot32((*[32]int8)(w.q[b*32:]), (*[32]int16)(q[b*32:]))
 			acc += scale[b] * w.scale[2*b] * float32(i)
 		}
 	}
 	return acc
 }
 
-// dot16 and dot32 are exact inner products. They are written out because the
-// compiler neither unrolls such a loop nor drops its bounds checks.
-func dot16(a, b *[16]int8) int32 {
+// dot16 and dot32 are exact: 32 products of at most 2^7 by 2^15 fit 32 bits.
+// They are written out because the compiler neither unrolls such a loop nor
+// drops its bounds checks.
+func dot16(a *[16]int8, b *[16]int16) int32 {
 	s := int32(a[0])*int32(b[0]) + int32(a[1])*int32(b[1]) + int32(a[2])*int32(b[2]) + int32(a[3])*int32(b[3])
 	t := int32(a[4])*int32(b[4]) + int32(a[5])*int32(b[5]) + int32(a[6])*int32(b[6]) + int32(a[7])*int32(b[7])
 	s += int32(a[8])*int32(b[8]) + int32(a[9])*int32(b[9]) + int32(a[10])*int32(b[10]) + int32(a[11])*int32(b[11])
@@ -65,7 +67,7 @@ func dot16(a, b *[16]int8) int32 {
 	return s + t
 }
 
-func dot32(a, b *[32]int8) int32 {
+func dot32(a *[32]int8, b *[32]int16) int32 {
 	s := int32(a[0])*int32(b[0]) + int32(a[1])*int32(b[1]) + int32(a[2])*int32(b[2]) + int32(a[3])*int32(b[3])
 	t := int32(a[4])*int32(b[4]) + int32(a[5])*int32(b[5]) + int32(a[6])*int32(b[6]) + int32(a[7])*int32(b[7])
 	s += int32(a[8])*int32(b[8]) + int32(a[9])*int32(b[9]) + int32(a[10])*int32(b[10]) + int32(a[11])*int32(b[11])
