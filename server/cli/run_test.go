@@ -61,7 +61,12 @@ func testRun(t *testing.T, address string) {
 		}
 	})
 
+	// Under the race detector (make test: -short) what follows is about
+	// goroutines only.
 	t.Run("each flag counts", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("not with -short")
+		}
 		for _, args := range [][]string{
 			{"--max-tokens", "1"},
 			{"--stop", "."},
@@ -91,6 +96,9 @@ func testRun(t *testing.T, address string) {
 	})
 
 	t.Run("chat template", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("not with -short")
+		}
 		tokens := func(args ...string) int {
 			r := run("", append([]string{"--max-tokens", "1", "--temperature", "0"}, args...)...).mustSucceed(t)
 			_, n, _ := summaryOf(t, strings.TrimSpace(r.stderr))
@@ -103,6 +111,9 @@ func testRun(t *testing.T, address string) {
 	})
 
 	t.Run("seed", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("not with -short")
+		}
 		with := func(seed string) string {
 			return raw("--temperature", "3", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--max-tokens", "4", "--seed", seed).stdout
 		}
@@ -116,6 +127,9 @@ func testRun(t *testing.T, address string) {
 	})
 
 	t.Run("conversation", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("not with -short")
+		}
 		r := run("Hello.\n\n/help\nAnd\\\nagain.\n/clear\nHello.\n/bye\nnever asked\n",
 			"--interactive", "--max-tokens", "2", "--temperature", "0").mustSucceed(t)
 		var prompts []int

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 type running struct {
 	grpc, http string
 	log        *bufio.Scanner
+	dropping   sync.Once
 	code       chan int
 	stop       context.CancelFunc
 }
@@ -66,11 +68,14 @@ func (r *running) expect(t *testing.T, message string) map[string]any {
 }
 
 // drop goes on reading the log, so that the server never waits for a reader.
+// Nothing can be expected afterwards.
 func (r *running) drop() {
-	go func() {
-		for r.log.Scan() {
-		}
-	}()
+	r.dropping.Do(func() {
+		go func() {
+			for r.log.Scan() {
+			}
+		}()
+	})
 }
 
 // wait reads the log to its end and returns the exit code.
