@@ -144,7 +144,10 @@ func modelDir(t testing.TB) string {
 // newEngine is a real engine without a model, closed when the test ends.
 func newEngine(t testing.TB, set ...func(*engine.Config)) *engine.Engine {
 	t.Helper()
-	cfg := engine.Config{Device: "cpu", MaxContext: 1024}
+	cfg := engine.Config{Device: "cpu", MaxContext: 2048}
+	if raceDetector {
+		cfg.MaxContext = smallContext
+	}
 	for _, s := range set {
 		s(&cfg)
 	}
@@ -160,12 +163,19 @@ func newEngine(t testing.TB, set ...func(*engine.Config)) *engine.Engine {
 	return e
 }
 
-// loadDemo loads the demo model, or the file at path.
-func loadDemo(t testing.TB, e *engine.Engine, path string) *engine.ModelInfo {
+// demoFile is the demo model, or under the race detector a small one in its
+// place.
+func demoFile(t testing.TB) string {
 	t.Helper()
-	if path == "" {
-		path = filepath.Join(modelDir(t), demoModel)
+	if raceDetector {
+		return smallModel(t)
 	}
+	return filepath.Join(modelDir(t), demoModel)
+}
+
+// loadFile loads a model under the name "demo".
+func loadFile(t testing.TB, e *engine.Engine, path string) *engine.ModelInfo {
+	t.Helper()
 	file, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -178,11 +188,11 @@ func loadDemo(t testing.TB, e *engine.Engine, path string) *engine.ModelInfo {
 	return info
 }
 
-// startDemo serves the demo model.
+// startDemo serves demoFile.
 func startDemo(t *testing.T, set ...func(*server.Config)) *fixture {
 	t.Helper()
 	e := newEngine(t)
-	loadDemo(t, e, "")
+	loadFile(t, e, demoFile(t))
 	return start(t, nil, e, set...)
 }
 
