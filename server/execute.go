@@ -56,9 +56,10 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 	// However this function ends, the engine learns of it.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := s.backend.Submit(ctx, engineRequest(r, randomSeed()))
+	request := engineRequest(r, randomSeed())
+	stream, err := s.backend.Submit(ctx, request)
 	if err != nil {
-		return s.whyNot(apiFields(err), r.GetModel())
+		return s.whyNot(templateError(apiFields(err), request.Messages), r.GetModel())
 	}
 	started := stream.Started()
 	c.request, c.model, c.prompt = started.ID, started.Model, started.PromptTokens

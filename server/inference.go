@@ -79,9 +79,10 @@ func (s *inferenceService) Tokenize(_ context.Context, r *kigov1.TokenizeRequest
 	case *kigov1.TokenizeRequest_Raw:
 		text = in.Raw
 	case *kigov1.TokenizeRequest_Chat:
-		rendered, err := renderChat(tok, template, chatMessages(in.Chat))
+		messages := chatMessages(in.Chat)
+		rendered, err := renderChat(tok, template, messages)
 		if err != nil {
-			return nil, err
+			return nil, templateError(err, messages)
 		}
 		text = []byte(rendered)
 		opt = tokenizer.EncodeOptions{ParseSpecial: true}

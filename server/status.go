@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"kigo/engine"
+	"kigo/engine/chat"
 	"kigo/engine/gguf"
 	"kigo/engine/quant"
 	"kigo/engine/tokenizer"
@@ -110,6 +111,8 @@ var rules = []rule{
 	{tokenizer.ErrUnsupported, codes.Unimplemented, "UNSUPPORTED_TOKENIZER", 0},
 	{tokenizer.ErrVocabulary, codes.InvalidArgument, "INVALID_VOCABULARY", 0},
 	{tokenizer.ErrToken, codes.InvalidArgument, "UNKNOWN_TOKEN", 0},
+	{chat.ErrNoTemplate, codes.InvalidArgument, "NO_CHAT_TEMPLATE", 0},
+	{chat.ErrTemplate, codes.InvalidArgument, "CHAT_TEMPLATE_FAILED", 0},
 }
 
 // failure is an error as a caller may see it.

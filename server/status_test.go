@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"kigo/engine"
+	"kigo/engine/chat"
 	"kigo/engine/gguf"
 	"kigo/engine/quant"
 	"kigo/engine/tokenizer"
@@ -71,6 +72,9 @@ func TestStatusOfEveryError(t *testing.T) {
 		{tokenizer.ErrUnsupported, codes.Unimplemented, "UNSUPPORTED_TOKENIZER", 0},
 		{tokenizer.ErrVocabulary, codes.InvalidArgument, "INVALID_VOCABULARY", 0},
 		{tokenizer.ErrToken, codes.InvalidArgument, "UNKNOWN_TOKEN", 0},
+		{chat.ErrNoTemplate, codes.InvalidArgument, "NO_CHAT_TEMPLATE", 0},
+		{chat.ErrTemplate, codes.InvalidArgument, "CHAT_TEMPLATE_FAILED", 0},
+		{&chat.RaisedError{Line: 3, Message: "roles must alternate"}, codes.InvalidArgument, "CHAT_TEMPLATE_FAILED", 0},
 		{errNoEnd, codes.Internal, "INTERNAL", 0},
 		{panicError{}, codes.Internal, "INTERNAL", 0},
 		{status.Error(codes.OutOfRange, "from grpc"), codes.OutOfRange, "OUT_OF_RANGE", 0},
@@ -217,5 +221,24 @@ func TestStatusHidesPathsAndAddresses(t *testing.T) {
 		if !strings.Contains(st.Message(), c.keep) {
 			t.Errorf("%v: the message %q has lost %q", c.err, st.Message(), c.keep)
 		}
+	}
+}
+
+// A template may say why it refuses a conversation, unless it quotes it.
+func TestStatusHidesWhatATemplateQuotes(t *testing.T) {
+	t.Parallel()
+	messages := []chat.Message{{Role: "user", Content: " my long secret "}, {Role: "user", Content: ""}}
+	for message, kept := range map[string]bool{
+		"roles must alternate":                 true,
+		"cannot answer 'my long secret' today": false,
+	} {
+		err := templateError(fmt.Errorf("demo: %w", &chat.RaisedError{Line: 3, Message: message}), messages)
+		f := failureOf(err)
+		if f.reason != "CHAT_TEMPLATE_FAILED" || strings.Contains(f.message, message) != kept {
+			t.Errorf("%q: %s %q", message, f.reason, f.message)
+		}
+	}
+	if err := templateError(engine.ErrNoModel, messages); !errors.Is(err, engine.ErrNoModel) {
+		t.Errorf("another error became %v", err)
 	}
 }

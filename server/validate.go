@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"kigo/engine"
+	"kigo/engine/chat"
 	kigov1 "kigo/proto/kigo/v1"
 )
 
@@ -110,4 +112,22 @@ func apiFields(err error) error {
 		}
 	}
 	return out
+}
+
+// templateError keeps a template's words, which may help, unless they quote
+// the conversation.
+func templateError(err error, messages []chat.Message) error {
+	if !errors.Is(err, chat.ErrTemplate) {
+		return err
+	}
+	text := err.Error()
+	for _, m := range messages {
+		for _, quoted := range []string{m.Role, strings.TrimSpace(m.Content)} {
+			// Roles such as "user" are the template's own words, too.
+			if len(quoted) > len("assistant") && strings.Contains(text, quoted) {
+				return fmt.Errorf("%w: it does not accept this conversation", chat.ErrTemplate)
+			}
+		}
+	}
+	return err
 }
