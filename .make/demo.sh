@@ -42,17 +42,17 @@ next() {
 
 The server keeps running; Ctrl-C stops it. In another terminal, try:
 
-  ./kigo run                                  (a conversation)
+  ./kigo run                     (a conversation)
   ./kigo health
   ./kigo run --server $address 'Why is the sky blue?'
   grpcurl -plaintext -d '{"text": "The sea", "max_tokens": 20}' $address kigo.v1.InferenceService/Execute
-  curl -N -d '{"prompt": "The sea", "max_tokens": 20}' http://$http/execute
+  curl -N -H 'Content-Type: application/json' -d '{"prompt": "The sea", "max_tokens": 20}' http://$http/execute
 
 END
 }
 
 if [ "${KIGO_RUN_ONCE:-}" = 1 ]; then
-	./kigo serve --model "$model" &
+	./kigo serve --model "$model" --log-level warn --drain-delay 0s &
 	server=$!
 	trap 'kill "$server" 2>/dev/null || true' EXIT
 	demo "$server"
@@ -66,4 +66,4 @@ fi
 # directly; what shows the haiku runs beside it.
 server=$$
 (if demo "$server"; then next; else kill "$server" 2>/dev/null || true; fi) &
-exec ./kigo serve --model "$model"
+exec ./kigo serve --model "$model" --log-level warn --drain-delay 0s

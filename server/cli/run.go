@@ -50,8 +50,9 @@ The prompt is a turn of a conversation, put into the form that the model's file 
 			return a.ask(cmd.Context(), opt, request(), strings.Join(args, " "), len(args) > 0)
 		},
 	}
-	a.serverFlag(cmd, &opt.address)
 	flags := cmd.Flags()
+	flags.SortFlags = false
+	a.serverFlag(cmd, &opt.address)
 	flags.StringVar(&opt.file, "model", "", "GGUF `file` to run in this process")
 	flags.IntVar(&opt.threads, "threads", 0, "CPU threads with --model; 0 means all cores")
 	flags.StringVar(&opt.system, "system", "", "what the model is told before the conversation")

@@ -129,7 +129,7 @@ func loadFirst(ctx context.Context, e *engine.Engine, o *serveOptions) error {
 func logModel(log zerolog.Logger, m *engine.ModelInfo) {
 	log.Info().Str("model", m.Name).Str("architecture", m.Architecture).Uint64("parameters", m.Parameters).
 		Str("quantization", m.Quantization).Int("context", m.ContextLength).Bool("verified", m.Verified).
-		Dur("took", m.Load.Total).Strs("warnings", m.Warnings).Msg("ready")
+		Dur("took_ms", m.Load.Total).Strs("warnings", m.Warnings).Msg("ready")
 }
 
 // modelName is what a model is called unless a name is given: its file's name

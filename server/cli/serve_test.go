@@ -7,11 +7,14 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/spf13/pflag"
 )
 
 // running is a `kigo serve` in this process.
@@ -200,7 +203,7 @@ func TestServeFails(t *testing.T) {
 	kigo(t, "", nil, "serve", "--model", "x", "--log-level", "loud").mustFail(t, exitUsage, "loud", "warn")
 	kigo(t, "", nil, "serve", "--model", "x", "--log-format", "xml").mustFail(t, exitUsage, "xml", "json")
 	quiet := func(args ...string) result {
-		return kigo(t, "", nil, append([]string{"serve", "--log-level", "off", "--listen", "127.0.0.1:0", "--http-listen", "",
+		return kigo(t, "", nil, append([]string{"serve", "--log-level", "off", "--listen", "127.0.0.1:0", "--http-listen", "off",
 			"--drain-delay", "0"}, args...)...)
 	}
 	quiet("--model", "absent.gguf").mustFail(t, exitFailure, "absent.gguf")
@@ -210,4 +213,24 @@ func TestServeFails(t *testing.T) {
 	quiet("--model-dir", "absent").mustFail(t, exitFailure, "absent")
 	quiet("--model-dir", t.TempDir(), "--listen", "0.0.0.0:0").mustFail(t, exitFailure, "--insecure")
 	quiet("--model-dir", t.TempDir(), "--max-streams", "0").mustFail(t, exitFailure, "MaxStreams")
+}
+
+// The README's table has every flag of serve with its default.
+func TestReadmeHasEveryFlag(t *testing.T) {
+	readme := readFile(t, "../../README.md")
+	(&app{}).serveCommand().Flags().VisitAll(func(f *pflag.Flag) {
+		value := f.DefValue
+		if value == "" || value == "false" || value == "0" {
+			value = ""
+		}
+		row := regexp.MustCompile("(?m)^\\| `--" + f.Name + "[^`]*` \\| ([^|]*) \\|")
+		m := row.FindStringSubmatch(readme)
+		if m == nil {
+			t.Errorf("no row for --%s", f.Name)
+			return
+		}
+		if value != "" && m[1] != "`"+value+"`" {
+			t.Errorf("--%s: the README says %s, the default is %s", f.Name, m[1], value)
+		}
+	})
 }

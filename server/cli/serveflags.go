@@ -24,6 +24,7 @@ type serveOptions struct {
 
 // serveFlags defines the flags of serve, one for each thing that can be set.
 func serveFlags(f *pflag.FlagSet) *serveOptions {
+	f.SortFlags = false // the order below is the order of the help
 	o := &serveOptions{server: server.DefaultConfig()}
 	s, e := &o.server, &o.engine
 
@@ -32,7 +33,7 @@ func serveFlags(f *pflag.FlagSet) *serveOptions {
 	f.StringVar(&s.ModelDir, "model-dir", "", "`folder` whose models may be loaded over the API (default: none may)")
 
 	f.StringVar(&s.GRPCAddress, "listen", s.GRPCAddress, "`address` of the gRPC services")
-	f.StringVar(&s.HTTPAddress, "http-listen", s.HTTPAddress, "`address` of the HTTP routes; \"\" serves none")
+	f.StringVar(&s.HTTPAddress, "http-listen", s.HTTPAddress, "`address` of the HTTP routes; off serves none")
 	f.StringVar(&s.HealthAddress, "health-listen", s.HealthAddress, "`address` of the health services alone, for probes (default: none)")
 	f.BoolVar(&s.Insecure, "insecure", false, "listen beyond loopback although nobody is asked who they are")
 	f.BoolVar(&o.noReflection, "no-reflection", false, "turn gRPC reflection off, which tells clients such as grpcurl what there is to call")
@@ -75,6 +76,9 @@ func (o *serveOptions) finish(stderr io.Writer) error {
 	}
 	o.server.Log, o.engine.Log = log, log
 	o.server.Version = Version()
+	if o.server.HTTPAddress == "off" {
+		o.server.HTTPAddress = ""
+	}
 	o.server.Reflection = !o.noReflection
 	if o.engine.MaxQueue == 0 {
 		o.engine.MaxQueue = -1 // none may wait; the engine's 0 is its default
