@@ -1,20 +1,24 @@
 package engine_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"kigo/engine"
 	"kigo/engine/chat"
 	"kigo/engine/sample"
+	"kigo/engine/synth"
 )
 
 const smollm2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -47,13 +51,75 @@ func newEngine(t *testing.T, cfg engine.Config) *engine.Engine {
 	return e
 }
 
-func loaded(t *testing.T, cfg engine.Config) *engine.Engine {
+// real loads SmolLM2, for what depends on what is said. Such tests look at
+// text, not at goroutines, and take minutes under the race detector: there the
+// tiny model's tests run alone.
+func real(t *testing.T) *engine.Engine {
 	t.Helper()
-	e := newEngine(t, cfg)
+	if raceEnabled {
+		t.Skip("the tests of the real model run without the race detector")
+	}
+	e := newEngine(t, engine.Config{})
 	if _, err := e.Load(t.Context(), engine.LoadRequest{Name: "smollm2", File: modelFile(t, smollm2)}, nil); err != nil {
 		t.Fatal(err)
 	}
 	return e
+}
+
+// loaded loads a tiny model of random weights, for everything else.
+func loaded(t *testing.T, cfg engine.Config) *engine.Engine {
+	t.Helper()
+	e := newEngine(t, cfg)
+	if _, err := e.Load(t.Context(), engine.LoadRequest{Name: "tiny", File: tinyFile(t, 1)}, nil); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// memoryFile is a model file that is not on a disk.
+type memoryFile struct {
+	*bytes.Reader
+	name  string
+	mtime atomic.Int64
+}
+
+func (f *memoryFile) Stat() (fs.FileInfo, error) {
+	return fileInfo{f.name, f.Reader.Size(), time.Unix(f.mtime.Load(), 0)}, nil
+}
+
+type fileInfo struct {
+	name  string
+	size  int64
+	mtime time.Time
+}
+
+func (i fileInfo) Name() string       { return i.name }
+func (i fileInfo) Size() int64        { return i.size }
+func (i fileInfo) Mode() fs.FileMode  { return 0o444 }
+func (i fileInfo) ModTime() time.Time { return i.mtime }
+func (i fileInfo) IsDir() bool        { return false }
+func (i fileInfo) Sys() any           { return nil }
+
+// tinyBytes is a model of random weights, other ones for another seed.
+func tinyBytes(t *testing.T, seed uint64) []byte {
+	t.Helper()
+	shape, err := synth.ShapeByName("tiny")
+	if err != nil {
+		t.Fatal(err)
+	}
+	formats, err := synth.FormatsByName("q8_0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := synth.Write(t.Context(), &b, shape, formats, seed); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func tinyFile(t *testing.T, seed uint64) *memoryFile {
+	return &memoryFile{Reader: bytes.NewReader(tinyBytes(t, seed)), name: "tiny"}
 }
 
 // greedy asks for a fixed number of tokens after a text.
@@ -135,7 +201,7 @@ func settled(t *testing.T, e *engine.Engine) engine.Status {
 }
 
 func TestGenerate(t *testing.T) {
-	e := loaded(t, engine.Config{})
+	e := real(t)
 	got := run(t, e, greedy("The capital of France is", 8))
 	if !strings.Contains(got.text, "Paris") {
 		t.Errorf("text %q", got.text)
@@ -313,20 +379,23 @@ func TestDeadlineEndsTheStream(t *testing.T) {
 	if after := e.Status().Steps; after != before {
 		t.Errorf("an expired request cost %d steps", after-before)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	// A stream that nobody reads pauses, so that it is still there when its
+	// deadline comes.
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	s, err := e.Submit(ctx, greedy("x", 500))
+	s, err := e.Submit(ctx, greedy("x", 400))
 	if err != nil {
 		t.Fatal(err)
 	}
+	<-ctx.Done()
+	settled(t, e)
 	if c, err := collect(t, s); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%d tokens, then %v", len(c.ids), err)
 	}
-	settled(t, e)
 }
 
 func TestSlowReaderIsPausedThenEnded(t *testing.T) {
-	e := loaded(t, engine.Config{StreamBuffer: 4, SlowReader: 300 * time.Millisecond})
+	e := loaded(t, engine.Config{StreamBuffer: 4, SlowReader: 100 * time.Millisecond})
 	idle := submit(t, e, greedy("Never read:", 300))
 	// A neighbour is served meanwhile.
 	if c := run(t, e, greedy("The sea is", 20)); len(c.ids) != 20 {
@@ -366,7 +435,7 @@ func TestQueueIsBounded(t *testing.T) {
 }
 
 func TestStops(t *testing.T) {
-	e := loaded(t, engine.Config{})
+	e := real(t)
 	plain := run(t, e, greedy("The capital of France is", 12))
 	third := plain.ids[2]
 	r := greedy("The capital of France is", 12)
@@ -391,7 +460,7 @@ func TestStops(t *testing.T) {
 }
 
 func TestChatEndsByItself(t *testing.T) {
-	e := loaded(t, engine.Config{})
+	e := real(t)
 	r := greedy("", 200)
 	r.Sampling.IgnoreEnd = false
 	r.Messages = []chat.Message{{Role: "user", Content: "What is the capital of France? Answer in one word."}}
@@ -405,7 +474,7 @@ func TestChatEndsByItself(t *testing.T) {
 }
 
 func TestLogprobs(t *testing.T) {
-	e := loaded(t, engine.Config{})
+	e := real(t)
 	r := greedy("The capital of France is", 3)
 	r.Logprobs = 2
 	s := submit(t, e, r)
@@ -426,7 +495,7 @@ func TestInvalidRequestsNameEverything(t *testing.T) {
 	r := greedy("x", -1)
 	r.Tokens = nil
 	r.Stop = []string{"", strings.Repeat("x", 257)}
-	r.StopIDs = []int32{-1, 49152}
+	r.StopIDs = []int32{-1, 320}
 	r.Logprobs = 21
 	r.Sampling.TopP = 0
 	r.Sampling.Temperature = -1
@@ -448,7 +517,7 @@ func TestInvalidRequestsNameEverything(t *testing.T) {
 		"no prompt":           {},
 		"two prompts":         {Text: "x", Tokens: []int32{1}},
 		"token -1":            {Tokens: []int32{-1}},
-		"token past the end":  {Tokens: []int32{49152}},
+		"token past the end":  {Tokens: []int32{320}},
 		"prompt too long":     {Tokens: make([]int32, 512)},
 		"too much to be made": {Tokens: make([]int32, 500), MaxTokens: 13},
 	} {
