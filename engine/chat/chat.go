@@ -16,6 +16,12 @@
 // white space before them on their line, and values cannot be changed,
 // namespaces excepted. There is no include, import or extends, and nothing
 // that reaches outside the rendering but the date.
+//
+// What differs from jinja2: tuples are lists, and print as such; the keys of
+// dicts are texts; whole numbers have 64 bits; an attribute of an undefined
+// value is undefined, not an error. Recursive loops, map with a filter,
+// formatting with %, with, do, varargs, and the filters and methods that
+// filters.go does not list are errors when they are come to.
 package chat
 
 import (
@@ -28,14 +34,15 @@ import (
 )
 
 // Limits on templates. Those of well-known models have up to 30 KB of source,
-// and take a few hundred steps a message.
+// and take one or two hundred steps a message; a few look at all messages again
+// for each, which is for a thousand messages what MaxSteps allows.
 const (
 	MaxSource = 1 << 20 // bytes of a template
 	MaxOutput = 1 << 24 // bytes of a rendered prompt, and of any text on the way to it
 	MaxRange  = 100_000 // numbers from one call of range; jinja2's sandbox has the same
 	// MaxSteps bounds the work: a statement, a turn of a loop, a call, an item
 	// of a list and 64 bytes of text that are looked at are a step each.
-	MaxSteps = 1 << 21
+	MaxSteps = 1 << 22
 	MaxDepth = 64 // of blocks in each other, of macros that call each other, and of lists in lists
 )
 
@@ -101,7 +108,9 @@ func Parse(source string) (t *Template, err error) {
 
 // Render gives the prompt for a conversation. ErrTemplate says what is wrong;
 // a *RaisedError carries the template's own words.
-func (t *Template) Render(in Input) (prompt string, err error) {
+func (t *Template) Render(in Input) (string, error) { return t.render(in, MaxSteps) }
+
+func (t *Template) render(in Input, steps int) (prompt string, err error) {
 	messages := make([]jinja.Value, len(in.Messages))
 	for i, m := range in.Messages {
 		d := jinja.NewDict()
@@ -109,7 +118,7 @@ func (t *Template) Render(in Input) (prompt string, err error) {
 		d.AsDict().Set("content", jinja.NewString(m.Content))
 		messages[i] = d
 	}
-	g := &guard{line: 1}
+	g := &guard{line: 1, limit: steps}
 	vars := g.functions()
 	vars["messages"] = jinja.NewList(messages)
 	vars["add_generation_prompt"] = jinja.NewBool(in.AddGenerationPrompt)

@@ -22,9 +22,6 @@ type golden struct {
 func readGolden(t testing.TB) golden {
 	t.Helper()
 	path := filepath.Join("..", "testdata", "golden", "chat.json")
-	if p := os.Getenv("PROBE"); p != "" {
-		path = p
-	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

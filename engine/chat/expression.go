@@ -322,7 +322,10 @@ func (x *expression) signed() (string, error) {
 			return "", err
 		}
 		e, err := x.signed()
-		return fmt.Sprintf("__math('%s', 0, %s)", sign, e), err
+		if sign == "+" {
+			return "__math('+', 0, " + e + ")", err
+		}
+		return "__neg(" + e + ")", err
 	}
 	return x.postfix()
 }

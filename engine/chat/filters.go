@@ -15,33 +15,20 @@ type filter struct {
 	// it is empty, ours stands in, under the name with two underscores: where
 	// the library's could make something large of something small, or gives
 	// something else than jinja2.
-	look    string
-	most    int    // arguments that the library's filter understands
-	missing string // argument to give if there is none
+	look string
+	most int // arguments that the library's filter understands
 }
 
 // filters is every filter that templates may use.
 var filters = map[string]filter{
 	"abs": {look: "__text"}, "count": {look: "__text"}, "length": {look: "__text"}, "safe": {look: "__text"},
-	"batch": {look: "__made", most: 1}, "items": {look: "__made"}, "reverse": {look: "__made"},
-	"select": {look: "__all", most: 9, missing: "''"}, "reject": {look: "__all", most: 9, missing: "''"},
-	"capitalize": {look: "__string"}, "e": {look: "__string"}, "escape": {look: "__string"}, "lower": {look: "__string"},
+	"items": {look: "__made"}, "lower": {look: "__string"}, "reverse": {look: "__made"},
 	"trim": {look: "__string", most: 1}, "wordcount": {look: "__string"},
-	"selectattr": {look: "__all", most: 9}, "rejectattr": {look: "__all", most: 9},
 
-	"d": {}, "default": {}, "dictsort": {}, "first": {}, "float": {}, "indent": {}, "int": {}, "join": {}, "last": {}, "list": {},
-	"map": {}, "max": {}, "min": {}, "replace": {}, "round": {}, "sort": {}, "string": {}, "sum": {}, "title": {}, "tojson": {},
+	"batch": {}, "capitalize": {}, "d": {}, "default": {}, "dictsort": {}, "e": {}, "escape": {}, "first": {}, "float": {},
+	"indent": {}, "int": {}, "join": {}, "last": {}, "list": {}, "map": {}, "max": {}, "min": {}, "reject": {}, "rejectattr": {},
+	"replace": {}, "round": {}, "select": {}, "selectattr": {}, "sort": {}, "string": {}, "sum": {}, "title": {}, "tojson": {},
 	"unique": {}, "upper": {},
-}
-
-// tests is every test that templates may use, with the guard for what it is
-// asked of.
-var tests = map[string]string{
-	"boolean": "", "callable": "", "defined": "", "even": "", "false": "", "float": "", "integer": "", "iterable": "",
-	"mapping": "", "none": "", "number": "", "odd": "", "sequence": "", "string": "", "true": "", "undefined": "",
-	"lower": "__text", "upper": "__text",
-	"eq": "__all", "equalto": "__all", "ne": "__all", "sameas": "__all", "in": "__all",
-	"ge": "__all", "gt": "__all", "greaterthan": "__all", "le": "__all", "lt": "__all", "lessthan": "__all",
 }
 
 type methodKind int
@@ -55,9 +42,9 @@ const (
 // methods is every method of texts, lists and dicts; other attributes are
 // looked up in dicts.
 var methods = map[string]methodKind{
-	"capitalize": plain, "count": plain, "endswith": plain, "find": plain, "get": plain, "items": plain, "keys": plain,
+	"count": plain, "endswith": plain, "find": plain, "get": plain, "items": plain, "keys": plain,
 	"lower": plain, "lstrip": plain, "rstrip": plain, "startswith": plain, "strip": plain, "title": plain, "values": plain,
-	"format": guarded, "replace": guarded, "split": guarded, "upper": guarded,
+	"capitalize": guarded, "format": guarded, "replace": guarded, "split": guarded, "upper": guarded,
 	"append": changes, "clear": changes, "extend": changes, "insert": changes, "pop": changes, "popitem": changes,
 	"remove": changes, "setdefault": changes, "update": changes,
 }
@@ -116,7 +103,7 @@ func (g *guard) join(args values, kw map[string]jinja.Value) (jinja.Value, error
 	var b strings.Builder
 	for i, item := range items {
 		if !opts[1].IsUndefined() {
-			if item, err = g.item(values{item, opts[1]}); err != nil {
+			if item, err = g.attribute(item, opts[1]); err != nil {
 				return jinja.Undefined(), err
 			}
 		}
@@ -263,8 +250,11 @@ func (g *guard) mapOf(args values, kw map[string]jinja.Value) (jinja.Value, erro
 	if err != nil {
 		return jinja.Undefined(), err
 	}
-	if len(args) > 1 || !opts[0].IsString() {
+	if len(args) > 1 || opts[0].IsUndefined() {
 		return jinja.Undefined(), g.failf("map is understood with attribute='name' only")
+	}
+	if !args[0].IsTruthy() {
+		return jinja.NewList(nil), nil
 	}
 	items, err := g.items(args[0])
 	if err != nil {
@@ -272,7 +262,7 @@ func (g *guard) mapOf(args values, kw map[string]jinja.Value) (jinja.Value, erro
 	}
 	mapped := make(values, len(items))
 	for i, item := range items {
-		if mapped[i], err = g.item(values{item, opts[0]}); err != nil {
+		if mapped[i], err = g.attribute(item, opts[0]); err != nil {
 			return jinja.Undefined(), err
 		}
 		if mapped[i].IsUndefined() {
@@ -280,4 +270,56 @@ func (g *guard) mapOf(args values, kw map[string]jinja.Value) (jinja.Value, erro
 		}
 	}
 	return jinja.NewList(mapped), nil
+}
+
+// batch cuts a list into lists of so many items.
+func (g *guard) batch(args values, kw map[string]jinja.Value) (jinja.Value, error) {
+	opts, err := g.options(args, kw, "linecount", "fill_with")
+	if err != nil {
+		return jinja.Undefined(), err
+	}
+	size, err := g.integer(opts[0], 0)
+	if err != nil {
+		return jinja.Undefined(), err
+	}
+	if size < 1 || size > MaxSteps {
+		return jinja.Undefined(), g.failf("batches of %d items", size)
+	}
+	items, err := g.items(args[0])
+	if err != nil {
+		return jinja.Undefined(), err
+	}
+	var batches values
+	for batch := range slices.Chunk(items, int(size)) {
+		batch = slices.Clone(batch)
+		if missing := int(size) - len(batch); missing > 0 && !opts[1].IsUndefined() && !opts[1].IsNone() {
+			if err := g.spend(missing); err != nil {
+				return jinja.Undefined(), err
+			}
+			batch = append(batch, slices.Repeat(values{opts[1]}, missing)...)
+		}
+		batches = append(batches, jinja.NewList(batch))
+	}
+	return jinja.NewList(batches), nil
+}
+
+// attribute looks up the names and numbers of a path like a.0.b.
+func (g *guard) attribute(v, path jinja.Value) (jinja.Value, error) {
+	if path.IsInt() {
+		return g.item(values{v, path})
+	}
+	if !path.IsString() {
+		return v, g.failf("%s is no attribute", kindOf(path))
+	}
+	for name := range strings.SplitSeq(path.AsString(), ".") {
+		key := jinja.NewString(name)
+		if v.IsList() {
+			key = digits(key)
+		}
+		var err error
+		if v, err = g.item(values{v, key}); err != nil {
+			return v, err
+		}
+	}
+	return v, nil
 }

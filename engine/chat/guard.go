@@ -13,6 +13,7 @@ import (
 // that templates know by name.
 type guard struct {
 	line       int // of the statement being executed
+	limit      int // of steps
 	steps      int
 	written    int // bytes of output
 	depth      int // of macros that call each other
@@ -29,7 +30,8 @@ func (g *guard) functions() map[string]jinja.Value {
 		"__enter": g.enter, "__leave": g.leave, "__loop": g.loop, "__finish": g.finish, "__pending": g.pending, "__iter": g.iter, "__unpack": g.unpack, "__put": g.put,
 		"__made": g.made, "__all": g.all, "__text": g.text, "__key": g.key,
 		"__item": g.item, "__slice": g.slice, "__field": g.field,
-		"__math": g.math, "__cat": g.cat, "__compare": g.compare,
+		"__math": g.math, "__neg": g.neg, "__cat": g.cat, "__compare": g.compare,
+		"__is": g.is, "__select": g.selectItems, "__reject": g.rejectItems, "__selectattr": g.selectAttr, "__rejectattr": g.rejectAttr,
 		"__forbidden": g.forbidden, "__unknown": g.unknown,
 		"raise_exception": g.raise, "range": g.rangeOf, "joiner": g.joiner,
 	} {
@@ -39,9 +41,9 @@ func (g *guard) functions() map[string]jinja.Value {
 		"namespace": g.namespace, "cycler": g.cycler,
 		"__replace": g.replace, "__split": g.split, "__format": g.format,
 		"__join": g.join, "__indent": g.indent, "__tojson": g.tojson, "__map": g.mapOf,
-		"__dictsort": g.dictsort, "__default": g.defaultTo, "__d": g.defaultTo, "__string": g.stringOf, "__upper": g.upper, "__title": g.title, "__list": g.listOf, "__first": g.first, "__last": g.last,
+		"__dictsort": g.dictsort, "__default": g.defaultTo, "__d": g.defaultTo, "__string": g.stringOf, "__capitalize": g.capitalize, "__e": g.escape, "__escape": g.escape, "__upper": g.upper, "__title": g.title, "__list": g.listOf, "__first": g.first, "__last": g.last,
 		"__int": g.intOf, "__float": g.floatOf, "__round": g.round, "__sum": g.sum,
-		"__sort": g.sort, "__min": g.min, "__max": g.max, "__unique": g.unique,
+		"__batch": g.batch, "__sort": g.sort, "__min": g.min, "__max": g.max, "__unique": g.unique,
 	} {
 		all[name] = jinja.NewCallable(name, f)
 	}
@@ -70,8 +72,8 @@ func (g *guard) explain(err error) error {
 
 // spend counts steps.
 func (g *guard) spend(n int) error {
-	if g.steps += n; g.steps > MaxSteps || g.steps < 0 {
-		return g.failf("more than %d steps", MaxSteps)
+	if g.steps += n; g.steps > g.limit || g.steps < 0 {
+		return g.failf("more than %d steps", g.limit)
 	}
 	return nil
 }

@@ -193,6 +193,13 @@ func (g *guard) floats(op string, a, b float64) (jinja.Value, error) {
 	return jinja.NewFloat(x), nil
 }
 
+func (g *guard) neg(args values) (jinja.Value, error) {
+	if v := arg(args, 0); v.IsFloat() {
+		return jinja.NewFloat(-v.AsFloat()), nil // 0 - 0.0 would lose the sign
+	}
+	return g.operate("-", jinja.NewInt(0), arg(args, 0))
+}
+
 // number makes 0 or 1 of a truth value.
 func number(v jinja.Value) jinja.Value {
 	if v.AsBool() {
@@ -223,9 +230,9 @@ func (g *guard) compare(args values) (jinja.Value, error) {
 func (g *guard) compareTwo(a jinja.Value, op string, b jinja.Value) (bool, error) {
 	switch op {
 	case "==":
-		return g.equal(a, b)
+		return g.equal(a, b, 0)
 	case "!=":
-		same, err := g.equal(a, b)
+		same, err := g.equal(a, b, 0)
 		return !same, err
 	case "in":
 		return g.in(a, b)
@@ -295,7 +302,13 @@ func compareOrdered[T int64 | float64](a, b T) int {
 	return 0
 }
 
-func (g *guard) equal(a, b jinja.Value) (bool, error) {
+func (g *guard) equal(a, b jinja.Value, depth int) (bool, error) {
+	if depth > MaxDepth {
+		return false, g.failf("more than %d lists in each other", MaxDepth)
+	}
+	if err := g.spend(1); err != nil {
+		return false, err
+	}
 	if a.IsBool() && !b.IsBool() {
 		a = number(a)
 	}
@@ -310,11 +323,32 @@ func (g *guard) equal(a, b jinja.Value) (bool, error) {
 			return false, nil
 		}
 		return a.AsString() == b.AsString(), g.spendText(len(a.AsString()))
-	case a.IsList() && b.IsList() || a.IsDict() && b.IsDict():
-		if err := g.measure(a, 0); err != nil {
-			return false, err
+	case a.IsList() && b.IsList():
+		x, y := a.AsList().Items, b.AsList().Items
+		if len(x) != len(y) {
+			return false, nil
 		}
-		return a.Equals(b), g.measure(b, 0)
+		for i := range x {
+			if same, err := g.equal(x[i], y[i], depth+1); err != nil || !same {
+				return false, err
+			}
+		}
+		return true, nil
+	case a.IsDict() && b.IsDict():
+		x, y := a.AsDict(), b.AsDict()
+		if x.Len() != y.Len() {
+			return false, nil
+		}
+		for _, key := range x.Keys {
+			other, ok := y.Get(key)
+			if !ok {
+				return false, nil
+			}
+			if same, err := g.equal(x.Data[key], other, depth+1); err != nil || !same {
+				return false, err
+			}
+		}
+		return true, nil
 	}
 	return a.Equals(b), nil
 }
@@ -330,10 +364,7 @@ func (g *guard) in(item, container jinja.Value) (bool, error) {
 		return item.IsString() && container.AsDict().Has(item.AsString()), g.spend(1)
 	case container.IsList():
 		for _, v := range container.AsList().Items {
-			if err := g.spend(1); err != nil {
-				return false, err
-			}
-			if same, err := g.equal(item, v); err != nil || same {
+			if same, err := g.equal(item, v, 0); err != nil || same {
 				return same, err
 			}
 		}

@@ -18,7 +18,7 @@ func (g *guard) sortable(v, caseSensitive, attribute jinja.Value) (items, by val
 	by = make(values, len(items))
 	for i, item := range items {
 		if !attribute.IsUndefined() && !attribute.IsNone() {
-			if item, err = g.item(values{item, attribute}); err != nil {
+			if item, err = g.attribute(item, attribute); err != nil {
 				return nil, nil, err
 			}
 		}

@@ -14,7 +14,10 @@ func (x *expression) suffix(e string) (string, error) {
 	}
 	switch x.next().text {
 	case "(":
-		args, _, err := x.arguments(false)
+		args, err := x.arguments(false)
+		if e == "dict" { // the library passes keyword arguments without their order
+			return dictOf(args), err
+		}
 		return fmt.Sprintf("__made(%s(%s))", e, args), err
 	case "[":
 		return x.subscript(e)
@@ -34,16 +37,13 @@ func (x *expression) suffix(e string) (string, error) {
 	if !x.takeOp("(") { // a method is nothing but something to call
 		return fmt.Sprintf("__field(%s, '%s')", e, attr), nil
 	}
-	args, _, err := x.arguments(true)
+	args, err := x.arguments(true)
 	if err != nil {
 		return "", err
 	}
 	switch method {
 	case guarded:
-		if args != "" {
-			args = ", " + args
-		}
-		return fmt.Sprintf("__%s(%s%s)", attr, e, args), nil
+		return fmt.Sprintf("__%s(%s)", attr, args.after(e)), nil
 	case changes:
 		return fmt.Sprintf("__forbidden('%s')", attr), nil
 	}
@@ -87,39 +87,74 @@ func (x *expression) subscript(e string) (string, error) {
 	return fmt.Sprintf("__item(%s, %s)", e, bounds[0]), nil
 }
 
-// arguments reads those of a call, after the parenthesis, and gives the keyword
-// of each, "" for those without. With all, each is looked at in full by what is
-// called.
-func (x *expression) arguments(all bool) (written string, keywords []string, err error) {
-	var args []string
+// argument is one of a call, in translation.
+type argument struct{ keyword, value string }
+
+type arguments []argument
+
+// String writes the arguments as a call has them.
+func (a arguments) String() string {
+	all := make([]string, len(a))
+	for i, one := range a {
+		all[i] = one.value
+		if one.keyword != "" {
+			all[i] = one.keyword + "=" + one.value
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// after writes the arguments behind another one.
+func (a arguments) after(first string) string {
+	if len(a) == 0 {
+		return first
+	}
+	return first + ", " + a.String()
+}
+
+// dictOf writes dict(a=1) as a literal.
+func dictOf(args arguments) string {
+	all := make([]string, len(args))
+	for i, one := range args {
+		if one.keyword == "" {
+			return "__unknown('argument without a keyword of', 'dict')"
+		}
+		all[i] = literal(one.keyword) + ": " + one.value
+	}
+	return "{" + strings.Join(all, ", ") + " }"
+}
+
+// arguments reads those of a call, after the parenthesis. With all, each is
+// looked at in full by what is called.
+func (x *expression) arguments(all bool) (arguments, error) {
+	var args arguments
 	for !x.takeOp(")") {
 		if len(args) > 0 {
 			if err := x.expectOp(","); err != nil {
-				return "", nil, err
+				return nil, err
 			}
 			if x.takeOp(")") {
 				break
 			}
 		}
-		keyword, equals := "", ""
+		keyword := ""
 		if t := x.peek(0); t.kind == tokName && x.peek(1).kind == tokOp && x.peek(1).text == "=" {
 			if err := private(t); err != nil {
-				return "", nil, err
+				return nil, err
 			}
-			keyword, equals = t.text, "="
+			keyword = t.text
 			x.at += 2
 		}
 		e, err := x.condition()
 		if err != nil {
-			return "", nil, err
+			return nil, err
 		}
 		if all {
 			e = "__all(" + e + ")"
 		}
-		args = append(args, keyword+equals+e)
-		keywords = append(keywords, keyword)
+		args = append(args, argument{keyword, e})
 	}
-	return strings.Join(args, ", "), keywords, nil
+	return args, nil
 }
 
 func (x *expression) primary() (string, error) {
@@ -225,7 +260,7 @@ func (x *expression) dictLiteral() (string, error) {
 		}
 		items = append(items, fmt.Sprintf("__key(%s): %s", key, value))
 	}
-	return "{" + strings.Join(items, ", ") + "}", nil
+	return "{" + strings.Join(items, ", ") + " }", nil // two braces would end the tag
 }
 
 // filters reads the filters and tests after a value.
@@ -256,9 +291,9 @@ func (x *expression) filter(e string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	args, keywords := "", []string(nil)
+	var args arguments
 	if x.takeOp("(") {
-		if args, keywords, err = x.arguments(true); err != nil {
+		if args, err = x.arguments(true); err != nil {
 			return "", err
 		}
 	}
@@ -266,27 +301,18 @@ func (x *expression) filter(e string) (string, error) {
 	if !known {
 		return fmt.Sprintf("__unknown('filter', '%s')", name), nil
 	}
-	if args != "" {
-		args = ", " + args
-	}
 	if f.look == "" { // one of ours
-		return fmt.Sprintf("__%s(%s%s)", name, e, args), nil
+		return fmt.Sprintf("__%s(%s)", name, args.after(e)), nil
 	}
-	for _, keyword := range keywords {
-		if keyword != "" { // the library would pass over it
-			return fmt.Sprintf("__unknown('argument of the filter %s:', '%s')", name, keyword), nil
+	for _, a := range args {
+		if a.keyword != "" { // the library would pass over it
+			return fmt.Sprintf("__unknown('argument of the filter %s:', '%s')", name, a.keyword), nil
 		}
 	}
-	if len(keywords) > f.most {
+	if len(args) > f.most {
 		return fmt.Sprintf("__unknown('further argument of the filter', '%s')", name), nil
 	}
-	if args == "" && f.missing != "" {
-		args = ", " + f.missing
-	}
-	if len(keywords) == 1 && (name == "selectattr" || name == "rejectattr") {
-		args += ", 'truthy'" // what the library calls the test for no test
-	}
-	return fmt.Sprintf("__made(%s(%s)|%s(%s))", f.look, e, name, strings.TrimPrefix(args, ", ")), nil
+	return fmt.Sprintf("__made(%s(%s)|%s(%s))", f.look, e, name, args), nil
 }
 
 func (x *expression) test(e string) (string, error) {
@@ -301,27 +327,21 @@ func (x *expression) test(e string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	args := ""
+	var args arguments
 	switch t := x.peek(0); {
 	case x.takeOp("("):
-		args, _, err = x.arguments(true)
+		args, err = x.arguments(false)
 	case t.kind == tokString, t.kind == tokInt, t.kind == tokFloat, x.isOp("["), x.isOp("{"),
 		t.kind == tokName && !slices.Contains(keywords, t.text) && t.text != "recursive":
-		args, err = x.postfix() // x is divisibleby 3
-		args = "__all(" + args + ")"
+		var one string
+		one, err = x.postfix() // x is divisibleby 3
+		args = arguments{{value: one}}
 	}
 	if err != nil {
 		return "", err
 	}
-	look, known := tests[name]
-	if !known {
+	if !testNames[name] {
 		return fmt.Sprintf("__unknown('test', '%s')", name), nil
 	}
-	if name == "sequence" { // strings and dicts are, to jinja2
-		name = "iterable"
-	}
-	if args != "" {
-		args = "(" + args + ")"
-	}
-	return fmt.Sprintf("(%s(%s) is %s%s%s)", look, e, not, name, args), nil
+	return fmt.Sprintf("(%s__is(%s))", not, append(arguments{{value: e}, {value: "'" + name + "'"}}, args...)), nil
 }

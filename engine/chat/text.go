@@ -3,6 +3,7 @@ package chat
 import (
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/ardanlabs/jinja"
 )
@@ -187,6 +188,32 @@ func (g *guard) upper(args values, kw map[string]jinja.Value) (jinja.Value, erro
 	}
 	s, err := g.print(args[0])
 	return jinja.NewString(upperSpecial.Replace(strings.ToUpper(s))), err
+}
+
+func (g *guard) capitalize(args values, kw map[string]jinja.Value) (jinja.Value, error) {
+	if _, err := g.options(args, kw); err != nil {
+		return jinja.Undefined(), err
+	}
+	s, err := g.print(args[0])
+	if err != nil {
+		return jinja.Undefined(), err
+	}
+	_, size := utf8.DecodeRuneInString(s)
+	return jinja.NewString(strings.ToTitle(s[:size]) + strings.ToLower(s[size:])), nil
+}
+
+var htmlEscapes = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "'", "&#39;", `"`, "&#34;")
+
+func (g *guard) escape(args values, kw map[string]jinja.Value) (jinja.Value, error) {
+	if _, err := g.options(args, kw); err != nil {
+		return jinja.Undefined(), err
+	}
+	s, err := g.print(args[0])
+	if err == nil {
+		s = htmlEscapes.Replace(s)
+		err = g.spendText(len(s))
+	}
+	return jinja.NewString(s), err
 }
 
 // title makes capitals of the letters at the start, after white space, and

@@ -328,20 +328,21 @@ func (t *translator) macroStatement(line int, x *expression) (string, error) {
 		return "", err
 	}
 	t.assigned[macro] = true
-	body, err := t.function(line, x, "endmacro")
+	body, err := t.function(line, x, defaults, "endmacro")
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("{%% macro %s(%s) %%}", macro, strings.Join(params, ", ")) + defaults + body + "{% endmacro %}", nil
+	return fmt.Sprintf("{%% macro %s(%s) %%}", macro, strings.Join(params, ", ")) + body + "{% endmacro %}", nil
 }
 
-// function translates the body of a macro or call block.
-func (t *translator) function(line int, x *expression, closing string) (string, error) {
+// function translates the body of a macro or call block, which begins with the
+// defaults of its parameters.
+func (t *translator) function(line int, x *expression, defaults, closing string) (string, error) {
 	loops, assigned := t.loops, t.assigned
 	t.loops, t.assigned = 0, map[string]bool{}
 	body, err := t.block(x, closing)
 	t.loops, t.assigned = loops, assigned
-	return fmt.Sprintf("{%% set __ = __enter(__at(%d)) %%}", line) + body + "{% set __ = __leave() %}", err
+	return fmt.Sprintf("{%% set __ = __enter(__at(%d)) %%}", line) + defaults + body + "{% set __ = __leave() %}", err
 }
 
 func (t *translator) callStatement(line int, x *expression) (string, error) {
@@ -359,11 +360,11 @@ func (t *translator) callStatement(line int, x *expression) (string, error) {
 	if err := x.expectOp("("); err != nil {
 		return "", err
 	}
-	args, _, err := x.arguments(false)
+	args, err := x.arguments(false)
 	if err != nil {
 		return "", err
 	}
-	body, err := t.function(line, x, "endcall")
+	body, err := t.function(line, x, defaults, "endcall")
 	if err != nil {
 		return "", err
 	}
@@ -371,7 +372,7 @@ func (t *translator) callStatement(line int, x *expression) (string, error) {
 	if len(params) > 0 {
 		given = "(" + strings.Join(params, ", ") + ")"
 	}
-	return fmt.Sprintf("{%% set __ = __at(%d) %%}{%% call%s %s(%s) %%}", line, given, macro, args) + defaults + body + "{% endcall %}", nil
+	return fmt.Sprintf("{%% set __ = __at(%d) %%}{%% call%s %s(%s) %%}", line, given, macro, args) + body + "{% endcall %}", nil
 }
 
 func (t *translator) filterStatement(line int, x *expression) (string, error) {

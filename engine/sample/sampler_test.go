@@ -315,6 +315,20 @@ func TestGreedy(t *testing.T) {
 	}
 }
 
+func TestMinTokens(t *testing.T) {
+	p := neutral()
+	p.Temperature, p.MinTokens = 0, 3
+	s, err := New(p, 4, []int32{1, 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for position, want := range []int32{3, 3, 3, 1, 1} {
+		if got, err := s.Sample([]float32{0, 9, 8, 5}, nil, position); err != nil || got != want {
+			t.Errorf("after %d tokens: token %d, %v, want %d", position, got, err, want)
+		}
+	}
+}
+
 func TestTopKTakesTheLowestOfEquals(t *testing.T) {
 	p := neutral()
 	p.TopK = 3
