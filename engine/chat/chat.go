@@ -18,10 +18,10 @@
 // that reaches outside the rendering but the date.
 //
 // What differs from jinja2: tuples are lists, and print as such; the keys of
-// dicts are texts; whole numbers have 64 bits; an attribute of an undefined
-// value is undefined, not an error. Recursive loops, map with a filter,
-// formatting with %, with, do, varargs, and the filters and methods that
-// filters.go does not list are errors when they are come to.
+// dicts are texts; whole numbers have 64 bits. Recursive loops, map with a
+// filter, formatting with %, with, varargs, and the filters and methods that
+// filters.go does not list are not understood: errors, those of expressions
+// only when they are come to.
 package chat
 
 import (

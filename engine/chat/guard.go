@@ -29,7 +29,7 @@ func (g *guard) functions() map[string]jinja.Value {
 		"__at": g.at, "__out": g.out, "__if": g.value, "__value": g.value, "__turn": g.turn,
 		"__enter": g.enter, "__leave": g.leave, "__loop": g.loop, "__finish": g.finish, "__pending": g.pending, "__iter": g.iter, "__unpack": g.unpack, "__put": g.put,
 		"__made": g.made, "__all": g.all, "__text": g.text, "__key": g.key,
-		"__item": g.item, "__slice": g.slice, "__field": g.field,
+		"__item": g.item, "__slice": g.slice, "__attr": g.attr,
 		"__math": g.math, "__neg": g.neg, "__cat": g.cat, "__compare": g.compare,
 		"__is": g.is, "__select": g.selectItems, "__reject": g.rejectItems, "__selectattr": g.selectAttr, "__rejectattr": g.rejectAttr,
 		"__forbidden": g.forbidden, "__unknown": g.unknown,

@@ -425,11 +425,15 @@ func position(i int64, n int) int {
 	return int(max(min(i, int64(n)), -1))
 }
 
-// field is an attribute of a dict with the name of a method.
-func (g *guard) field(args values) (jinja.Value, error) {
-	if v := args[0]; v.IsDict() {
-		item, _ := v.AsDict().Get(args[1].AsString())
-		return item, nil
+// attr is an attribute: an entry of a dict. What is not there is undefined.
+func (g *guard) attr(args values) (jinja.Value, error) {
+	v, name := args[0], args[1].AsString()
+	switch {
+	case v.IsDict():
+		entry, _ := v.AsDict().Get(name)
+		return entry, nil
+	case v.IsUndefined():
+		return v, g.failf("an undefined value has no attribute %.40q", name)
 	}
 	return jinja.Undefined(), nil
 }

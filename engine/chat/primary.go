@@ -31,11 +31,8 @@ func (x *expression) suffix(e string) (string, error) {
 		return "", err
 	}
 	method, known := methods[attr]
-	if !known {
-		return e + "." + attr, nil
-	}
-	if !x.takeOp("(") { // a method is nothing but something to call
-		return fmt.Sprintf("__field(%s, '%s')", e, attr), nil
+	if !known || !x.takeOp("(") { // a method is nothing but something to call
+		return fmt.Sprintf("__attr(%s, '%s')", e, attr), nil
 	}
 	args, err := x.arguments(true)
 	if err != nil {

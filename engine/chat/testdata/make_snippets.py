@@ -115,6 +115,8 @@ messages[-1].role
 messages[1:] | length
 messages[9] is defined
 messages[0].nothing is defined
+(5).x is defined
+'a'.x is defined
 nothing is defined
 nothing
 nothing ~ 'x'
@@ -403,6 +405,10 @@ TEMPLATES = [
     "{{ 1 in 5 }}",
     "{{ 1 in 'a' }}",
     "{{ nothing() }}",
+    "{{ nothing.x }}",
+    "{{ messages[9].role }}",
+    "{{ messages[0].a.b }}",
+    "{{ nothing.strip() }}",
     "{{ nothing[0] }}",
     "{{ 1 | nofilter }}",
     "{{ 1 is notest }}",
