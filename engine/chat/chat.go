@@ -5,8 +5,8 @@
 // nobody has checked. They are executed by github.com/ardanlabs/jinja, which
 // cannot be interrupted and has no limits: one of its statements can make a
 // gigabyte of text, or run for a day. So [Parse] does not hand it the template
-// but a translation in which every turn of a loop, every call and every
-// operator that could make something large goes through a guard
+// but a translation in which every loop, every call and every operator that
+// could make something large goes through a guard
 // (translate.go, guard.go), and everything that the author wrote is written
 // anew from its parsed form. The guards count steps and bytes, and end the
 // rendering when there are too many.

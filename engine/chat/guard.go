@@ -26,7 +26,7 @@ type values = []jinja.Value
 func (g *guard) functions() map[string]jinja.Value {
 	all := make(map[string]jinja.Value)
 	for name, f := range map[string]func(args values) (jinja.Value, error){
-		"__at": g.at, "__out": g.out, "__if": g.value, "__value": g.value, "__turn": g.turn,
+		"__at": g.at, "__out": g.out, "__if": g.value, "__value": g.value, 
 		"__enter": g.enter, "__leave": g.leave, "__loop": g.loop, "__finish": g.finish, "__pending": g.pending, "__iter": g.iter, "__unpack": g.unpack, "__put": g.put,
 		"__made": g.made, "__all": g.all, "__text": g.text, "__key": g.key,
 		"__item": g.item, "__slice": g.slice, "__attr": g.attr,
@@ -143,8 +143,6 @@ func (g *guard) out(args values) (jinja.Value, error) {
 	return jinja.NewString(s), nil
 }
 
-func (g *guard) turn(values) (jinja.Value, error) { return jinja.None(), g.spend(1) }
-
 func (g *guard) enter(values) (jinja.Value, error) {
 	if g.depth++; g.depth > MaxDepth {
 		return jinja.Undefined(), g.failf("more than %d macros call each other", MaxDepth)
@@ -170,7 +168,7 @@ func (g *guard) pending(args values) (jinja.Value, error) {
 	return jinja.NewBool(args[0].AsDict().Len() == 0), nil
 }
 
-// iter gives what a loop goes over; with more than one name to set, every item
+// iter gives what a loop goes over, and counts its turns in advance; with more than one name to set, every item
 // must have as many.
 func (g *guard) iter(args values) (jinja.Value, error) {
 	v, names := args[1], int(args[2].AsInt())

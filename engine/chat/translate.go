@@ -12,7 +12,7 @@ import (
 //
 //	text, {{ e }}      {{ __out(__at(line), e) }}
 //	{% if e %}         {% if __if(__at(line), e) %}
-//	{% for x in e %}   {% for x in __iter(__at(line), e, 1) %}{% set __ = __turn() %}
+//	{% for x in e %}   {% for x in __iter(__at(line), e, 1) %}
 //	macro and call     {% set __ = __enter(__at(line)) %} … {% set __ = __leave() %}
 //	a + b, a ~ b       __math('+', a, b), __cat(a, b)
 //	f(x), x|f          __made(f(x)), __made(__all(x)|f)
@@ -211,7 +211,7 @@ func (t *translator) forStatement(line int, x *expression) (string, error) {
 	if err := x.expectEnd(); err != nil {
 		return "", err
 	}
-	header += " %}{% set __ = __turn() %}"
+	header += " %}"
 
 	outer := t.assigned
 	t.assigned = map[string]bool{}
