@@ -23,15 +23,20 @@ func startedEvent(s engine.Started, correlation string) *kigov1.ExecuteResponse 
 }
 
 func tokensEvent(t *engine.Tokens) *kigov1.ExecuteResponse {
-	out := &kigov1.Tokens{Index: int32(t.Index), Ids: t.IDs, Text: t.Text}
-	for _, l := range t.Logprobs {
+	out := &kigov1.Tokens{Index: int32(t.Index), Ids: t.IDs, Text: t.Text, Logprobs: logprobs(t.Logprobs)}
+	return &kigov1.ExecuteResponse{Event: &kigov1.ExecuteResponse_Tokens{Tokens: out}}
+}
+
+func logprobs(list []engine.TokenLogprob) []*kigov1.TokenLogprob {
+	var out []*kigov1.TokenLogprob
+	for _, l := range list {
 		p := &kigov1.TokenLogprob{Id: l.ID, Piece: l.Bytes, Logprob: l.Logprob}
 		for _, alt := range l.Top {
 			p.Top = append(p.Top, &kigov1.TopLogprob{Id: alt.ID, Piece: alt.Bytes, Logprob: alt.Logprob})
 		}
-		out.Logprobs = append(out.Logprobs, p)
+		out = append(out, p)
 	}
-	return &kigov1.ExecuteResponse{Event: &kigov1.ExecuteResponse_Tokens{Tokens: out}}
+	return out
 }
 
 func endEvent(e *engine.End) *kigov1.ExecuteResponse {

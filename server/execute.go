@@ -63,8 +63,11 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 	}
 	started := stream.Started()
 	c.request, c.model, c.prompt = started.ID, started.Model, started.PromptTokens
-	if err := send(startedEvent(started, c.correlation)); err != nil {
-		return err
+	startedMessage := startedEvent(started, c.correlation)
+	if r.PromptLogprobs == nil || started.PromptTokens < 2 {
+		if err := send(startedMessage); err != nil {
+			return err
+		}
 	}
 
 	meter := newMeter(r, arrived)
@@ -75,6 +78,13 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 		}
 		if err != nil {
 			return err
+		}
+		if ev.Prompt != nil { // what started waited for
+			startedMessage.GetStarted().PromptLogprobs = logprobs(ev.Prompt)
+			if err := send(startedMessage); err != nil {
+				return err
+			}
+			continue
 		}
 		if ev.End != nil {
 			c.stop, c.generated = ev.End.Reason, ev.End.GeneratedTokens

@@ -19,6 +19,8 @@ func engineRequest(r *kigov1.ExecuteRequest, seed uint64) engine.Request {
 		Stop:         r.GetStop(),
 		StopIDs:      r.GetStopIds(),
 		Logprobs:     int(orDefault(r.Logprobs, -1)),
+
+		PromptLogprobs: int(orDefault(r.PromptLogprobs, -1)),
 	}
 	switch p := r.GetPrompt().(type) {
 	case *kigov1.ExecuteRequest_Text:

@@ -101,7 +101,7 @@ func TestLesson_EveryFieldReachesTheEngine(t *testing.T) {
 	}
 	// Not for the engine: the edge itself serves or refuses them.
 	edge := []string{
-		"prompt_logprobs", "n", "priority", "resume_grace", "response_format", "tools", "tool_choice",
+		"n", "priority", "resume_grace", "response_format", "tools", "tool_choice",
 		"metrics_interval", "correlation_id",
 	}
 
@@ -261,7 +261,6 @@ func TestNotServedIsNamed(t *testing.T) {
 		}
 	}
 	for field, set := range map[string]func(*kigov1.ExecuteRequest){
-		"prompt_logprobs": func(r *kigov1.ExecuteRequest) { r.PromptLogprobs = ptr[int32](0) },
 		"n":               func(r *kigov1.ExecuteRequest) { r.N = ptr[int32](2) },
 		"priority":        func(r *kigov1.ExecuteRequest) { r.Priority = ptr[int32](-1) },
 		"resume_grace":    func(r *kigov1.ExecuteRequest) { r.ResumeGrace = durationpb.New(time.Second) },

@@ -62,7 +62,6 @@ func notServed(r *kigov1.ExecuteRequest) error {
 			fields = append(fields, field)
 		}
 	}
-	add(r.PromptLogprobs != nil, "prompt_logprobs")
 	add(r.GetN() > 1, "n")
 	add(r.GetPriority() != 0, "priority")
 	add(r.GetResumeGrace().AsDuration() > 0, "resume_grace")
