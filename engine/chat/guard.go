@@ -26,7 +26,7 @@ type values = []jinja.Value
 func (g *guard) functions() map[string]jinja.Value {
 	all := make(map[string]jinja.Value)
 	for name, f := range map[string]func(args values) (jinja.Value, error){
-		"__at": g.at, "__out": g.out, "__if": g.value, "__value": g.value, 
+		"__at": g.at, "__out": g.out, "__if": g.value, "__value": g.value,
 		"__enter": g.enter, "__leave": g.leave, "__loop": g.loop, "__finish": g.finish, "__pending": g.pending, "__iter": g.iter, "__unpack": g.unpack, "__put": g.put,
 		"__made": g.made, "__all": g.all, "__text": g.text, "__key": g.key,
 		"__item": g.item, "__slice": g.slice, "__attr": g.attr,
