@@ -261,9 +261,9 @@ func TestNotServedIsNamed(t *testing.T) {
 		}
 	}
 	for field, set := range map[string]func(*kigov1.ExecuteRequest){
-		"n":               func(r *kigov1.ExecuteRequest) { r.N = ptr[int32](2) },
-		"priority":        func(r *kigov1.ExecuteRequest) { r.Priority = ptr[int32](-1) },
-		"resume_grace":    func(r *kigov1.ExecuteRequest) { r.ResumeGrace = durationpb.New(time.Second) },
+		"n":            func(r *kigov1.ExecuteRequest) { r.N = ptr[int32](2) },
+		"priority":     func(r *kigov1.ExecuteRequest) { r.Priority = ptr[int32](-1) },
+		"resume_grace": func(r *kigov1.ExecuteRequest) { r.ResumeGrace = durationpb.New(time.Second) },
 		"response_format": func(r *kigov1.ExecuteRequest) {
 			r.ResponseFormat = &kigov1.ResponseFormat{Format: &kigov1.ResponseFormat_Grammar{Grammar: "root ::= x"}}
 		},
