@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -127,8 +128,10 @@ func greedy(text string, tokens int) engine.Request {
 	return engine.Request{
 		Text:      text,
 		MaxTokens: tokens,
-		Logprobs:  -1,
-		Sampling:  sample.Params{TypicalP: 1, TopP: 1, RepetitionPenalty: 1, IgnoreEnd: true},
+
+		Logprobs:       -1,
+		PromptLogprobs: -1,
+		Sampling:       sample.Params{TypicalP: 1, TopP: 1, RepetitionPenalty: 1, IgnoreEnd: true},
 	}
 }
 
@@ -490,6 +493,38 @@ func TestLogprobs(t *testing.T) {
 	s.Cancel()
 }
 
+// The prompt's probabilities are those that generating it would report, in
+// chunks or not.
+func TestPromptLogprobs(t *testing.T) {
+	e := loaded(t, engine.Config{})
+	r := greedy("", 40)
+	r.Tokens, r.Logprobs = []int32{5, 6, 7}, 2
+	want := []engine.TokenLogprob{}
+	s := submit(t, e, r)
+	ids := r.Tokens
+	for {
+		ev, err := s.Next(t.Context())
+		if err != nil || ev.End != nil {
+			break
+		}
+		want = append(want, ev.Tokens.Logprobs...)
+		ids = append(ids, ev.Tokens.IDs...)
+	}
+	r = greedy("", 1)
+	r.Tokens, r.PromptLogprobs = ids, 2
+	s = submit(t, e, r)
+	ev, err := s.Next(t.Context())
+	if err != nil || len(ev.Prompt) != len(ids)-1 {
+		t.Fatalf("%d probabilities for %d tokens (%v)", len(ev.Prompt), len(ids), err)
+	}
+	if got := ev.Prompt[2:]; !reflect.DeepEqual(got, want) {
+		t.Errorf("prompt: %+v, generated: %+v", got, want)
+	}
+	if c, err := collect(t, s); err != nil || len(c.ids) != 1 {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
 func TestInvalidRequestsNameEverything(t *testing.T) {
 	e := loaded(t, engine.Config{})
 	r := greedy("x", -1)
@@ -521,7 +556,7 @@ func TestInvalidRequestsNameEverything(t *testing.T) {
 		"prompt too long":     {Tokens: make([]int32, 512)},
 		"too much to be made": {Tokens: make([]int32, 500), MaxTokens: 13},
 	} {
-		r.Sampling, r.Logprobs = sample.Defaults(), -1
+		r.Sampling, r.Logprobs, r.PromptLogprobs = sample.Defaults(), -1, -1
 		if _, err := e.Submit(t.Context(), r); !errors.As(err, &invalid) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -177,7 +177,13 @@ func (o *owner) run(m *served, plan sched.Plan) {
 		Tokens: q.tokens[plan.Start : plan.Start+plan.Rows],
 		Seqs:   []device.SeqRows{{Rows: plan.Rows, Start: plan.Start, Blocks: plan.Blocks}},
 	}
-	if plan.Logits {
+	promptWanted := q.wantsPrompt(plan.Start)
+	switch {
+	case promptWanted:
+		for r := range plan.Rows {
+			step.Logits = append(step.Logits, r)
+		}
+	case plan.Logits:
 		step.Logits = []int{plan.Rows - 1}
 	}
 	e.busySince.Store(now.UnixNano())
@@ -192,20 +198,38 @@ func (o *owner) run(m *served, plan sched.Plan) {
 	case err != nil:
 		e.cfg.Log.Error().Err(err).Str("model", m.info.Name).Int("rows", plan.Rows).Msg("step failed")
 		o.end(q, fmt.Errorf("%w: %w", ErrInternal, err))
-	case plan.Logits:
-		o.advance(q, logits)
+	default:
+		o.take(q, plan, logits, promptWanted)
 	}
 }
 
-// advance samples a sequence's next token and delivers it. A panic in the
-// sampler or the text's assembly ends this one stream.
-func (o *owner) advance(q *sequence, logits []float32) {
+// take uses a step's logits. A panic in the sampler or the text's assembly
+// ends this one stream.
+func (o *owner) take(q *sequence, plan sched.Plan, logits []float32, promptWanted bool) {
 	defer func() {
 		if r := recover(); r != nil {
 			o.engine.cfg.Log.Error().Str("request", q.stream.started.ID).Str("panic", fmt.Sprint(r)).Msg("sampling panicked")
 			o.end(q, fmt.Errorf("%w: sampling panicked", ErrInternal))
 		}
 	}()
+	width := q.model.width
+	if promptWanted {
+		ev, err := q.readPrompt(plan.Start, logits, width)
+		if err != nil {
+			o.end(q, err)
+			return
+		}
+		if ev != nil {
+			q.stream.events <- *ev // the first one: there is room
+		}
+	}
+	if plan.Logits {
+		o.advance(q, logits[len(logits)-width:])
+	}
+}
+
+// advance samples a sequence's next token and delivers it.
+func (o *owner) advance(q *sequence, logits []float32) {
 	out, err := q.next(logits)
 	if err != nil {
 		o.end(q, err)
@@ -215,7 +239,7 @@ func (o *owner) advance(q *sequence, logits []float32) {
 		o.engine.tokens.Add(1)
 	}
 	if out.event != nil {
-		q.stream.events <- Event{Tokens: out.event} // there is room: the sequence is not paused
+		q.stream.events <- Event{Tokens: out.event} // there is room: see below
 	}
 	if out.end != nil {
 		o.finish(q, Event{End: out.end}, nil)
@@ -225,6 +249,7 @@ func (o *owner) advance(q *sequence, logits []float32) {
 		o.end(q, fmt.Errorf("%w: %w", ErrInternal, err))
 		return
 	}
+	// With no room for another event the sequence pauses.
 	if len(q.stream.events) == cap(q.stream.events) {
 		q.model.sched.Pause(q.id)
 		o.paused[q] = time.Now()

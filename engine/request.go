@@ -29,13 +29,11 @@ type Request struct {
 	Stop    []string // generation ends before the first of these in the text
 	StopIDs []int32  // generation ends at any of these tokens, which are not emitted
 
-	Logprobs int // alternatives to report for each generated token; -1 reports nothing
+	Logprobs       int // alternatives to report for each generated token; -1 reports nothing
+	PromptLogprobs int // the same for the prompt's tokens
 
 	Tenant string // who asks; set by the edge from the caller's credentials only
 }
-
-// Stream is one request's output. Events arrive through Next, in order, and
-// end with exactly one End event or one error.
 
 // Started describes an admitted request.
 type Started struct {
@@ -45,8 +43,10 @@ type Started struct {
 	Seed         uint64
 }
 
-// Event is either Tokens or End; exactly one of the two is set.
+// Event is one of Prompt, Tokens and End; exactly one is set. Prompt comes at
+// most once, before everything else, to a request that asks for it.
 type Event struct {
+	Prompt []TokenLogprob // one for each token of the prompt but the first
 	Tokens *Tokens
 	End    *End
 }

@@ -27,6 +27,10 @@ type sequence struct {
 	stopIDs  []int32
 	logprobs int
 
+	// Log-probabilities of the prompt, gathered as its chunks are processed.
+	promptLogprobs int // alternatives, or -1
+	promptTokens   []TokenLogprob
+
 	detach    func() bool // from the request's context
 	ended     bool
 	arrived   time.Time
@@ -47,6 +51,8 @@ func newSequence(s *Stream, m *served, r *Request, prompt []int32, most int, arr
 		stopIDs:  slices.Clone(r.StopIDs),
 		logprobs: r.Logprobs,
 		arrived:  arrived,
+
+		promptLogprobs: r.PromptLogprobs,
 	}
 	params := r.Sampling
 	params.LogitBias = slices.Clone(params.LogitBias)
@@ -91,9 +97,11 @@ func (q *sequence) next(logits []float32) (outcome, error) {
 	q.tokens = append(q.tokens, id)
 	ev := &Tokens{Index: index, IDs: []int32{id}}
 	if q.logprobs >= 0 {
-		if ev.Logprobs, err = q.probabilities(logits, id); err != nil {
+		p, err := q.probability(logits, id, q.logprobs)
+		if err != nil {
 			return outcome{}, err
 		}
+		ev.Logprobs = []TokenLogprob{p}
 	}
 	piece, err := q.text.Push(id)
 	if err != nil {
@@ -127,17 +135,41 @@ func (q *sequence) rest(index int) *Tokens {
 	return &Tokens{Index: index, Text: emit}
 }
 
-func (q *sequence) probabilities(logits []float32, id int32) ([]TokenLogprob, error) {
-	chosen, top, err := sample.Logprobs(logits[:q.model.vocab], id, q.logprobs)
+func (q *sequence) probability(logits []float32, id int32, alternatives int) (TokenLogprob, error) {
+	chosen, top, err := sample.Logprobs(logits[:q.model.vocab], id, alternatives)
 	if err != nil {
-		return nil, err
+		return TokenLogprob{}, err
 	}
 	bytes := func(id int32) []byte { return q.model.tokens.AppendPiece(nil, id, true) }
 	p := TokenLogprob{ID: id, Bytes: bytes(id), Logprob: chosen.Value}
 	for _, t := range top {
 		p.Top = append(p.Top, TokenLogprob{ID: t.ID, Bytes: bytes(t.ID), Logprob: t.Value})
 	}
-	return []TokenLogprob{p}, nil
+	return p, nil
+}
+
+// wantsPrompt says whether the logits of the rows from position start on are
+// wanted for the prompt's own tokens.
+func (q *sequence) wantsPrompt(start int) bool { return q.promptLogprobs >= 0 && start < q.prompt-1 }
+
+// readPrompt takes the logits of rows from position start on, one after
+// another, and notes what they give the tokens that follow. It returns the
+// event when the last has come.
+func (q *sequence) readPrompt(start int, logits []float32, width int) (*Event, error) {
+	for at := start; len(logits) > 0 && at < q.prompt-1; at++ {
+		p, err := q.probability(logits[:width], q.tokens[at+1], q.promptLogprobs)
+		if err != nil {
+			return nil, err
+		}
+		q.promptTokens = append(q.promptTokens, p)
+		logits = logits[width:]
+	}
+	if len(q.promptTokens) < q.prompt-1 {
+		return nil, nil
+	}
+	ev := &Event{Prompt: q.promptTokens}
+	q.promptTokens = nil
+	return ev, nil
 }
 
 func (q *sequence) endEvent(reason StopReason) *End {

@@ -34,7 +34,8 @@ type served struct {
 	info       ModelInfo
 	tokens     *tokenizer.Tokenizer
 	chat       *chat.Template // nil: the file has none
-	vocab      int
+	vocab      int            // tokens that have a text
+	width      int            // logits in a row: more than vocab where a file pads it
 	maxContext int
 
 	weights device.Weights
@@ -127,7 +128,7 @@ func (e *Engine) size(p *plan) error {
 // build brings the planned model onto the device. On an error nothing is left
 // behind.
 func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m *served, err error) {
-	m = &served{vocab: p.spec.Vocab, maxContext: p.context, seqs: map[sched.ID]*sequence{}}
+	m = &served{vocab: p.spec.Vocab, width: p.spec.Vocab, maxContext: p.context, seqs: map[sched.ID]*sequence{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.close())

@@ -57,7 +57,7 @@ func (e *Engine) Submit(ctx context.Context, r Request) (*Stream, error) {
 	}
 	s := &Stream{
 		engine: e,
-		events: make(chan Event, e.cfg.StreamBuffer),
+		events: make(chan Event, max(e.cfg.StreamBuffer, 2)), // Prompt and the first token come together
 		started: Started{
 			ID:           hex.EncodeToString(id[:]),
 			Model:        m.info.Name,
@@ -194,8 +194,10 @@ func (m *served) validate(r *Request) []Violation {
 			bad(fmt.Sprintf("stop_ids[%d]", i), "%d is not in the vocabulary of %d", t, m.vocab)
 		}
 	}
-	if r.Logprobs < -1 || r.Logprobs > MaxLogprobs {
-		bad("logprobs", "%d alternatives, want 0 to %d, or -1 for no logprobs", r.Logprobs, MaxLogprobs)
+	for field, n := range map[string]int{"logprobs": r.Logprobs, "prompt_logprobs": r.PromptLogprobs} {
+		if n < -1 || n > MaxLogprobs {
+			bad(field, "%d alternatives, want 0 to %d, or -1 for none and no logprobs", n, MaxLogprobs)
+		}
 	}
 	return all
 }

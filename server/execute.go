@@ -63,9 +63,19 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 	}
 	started := stream.Started()
 	c.request, c.model, c.prompt = started.ID, started.Model, started.PromptTokens
-	startedMessage := startedEvent(started, c.correlation)
-	if r.PromptLogprobs == nil || started.PromptTokens < 2 {
-		if err := send(startedMessage); err != nil {
+	// With the prompt's probabilities, started waits for them; they may never
+	// come to a request that is cancelled.
+	first := startedEvent(started, c.correlation)
+	begin := func() error {
+		if first == nil {
+			return nil
+		}
+		event := first
+		first = nil
+		return send(event)
+	}
+	if r.PromptLogprobs == nil {
+		if err := begin(); err != nil {
 			return err
 		}
 	}
@@ -79,11 +89,13 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 		if err != nil {
 			return err
 		}
-		if ev.Prompt != nil { // what started waited for
-			startedMessage.GetStarted().PromptLogprobs = logprobs(ev.Prompt)
-			if err := send(startedMessage); err != nil {
-				return err
-			}
+		if ev.Prompt != nil {
+			first.GetStarted().PromptLogprobs = logprobs(ev.Prompt)
+		}
+		if err := begin(); err != nil {
+			return err
+		}
+		if ev.Prompt != nil {
 			continue
 		}
 		if ev.End != nil {

@@ -97,7 +97,8 @@ func TestLesson_EveryFieldReachesTheEngine(t *testing.T) {
 		"tokens": func(r *kigov1.ExecuteRequest) {
 			r.Prompt = &kigov1.ExecuteRequest_Tokens{Tokens: &kigov1.TokenIds{Ids: []int32{5}}}
 		},
-		"sampling": func(r *kigov1.ExecuteRequest) { r.Sampling.TopK = ptr[int32](1) },
+		"prompt_logprobs": func(r *kigov1.ExecuteRequest) { r.PromptLogprobs = ptr[int32](2) },
+		"sampling":        func(r *kigov1.ExecuteRequest) { r.Sampling.TopK = ptr[int32](1) },
 	}
 	// Not for the engine: the edge itself serves or refuses them.
 	edge := []string{

@@ -97,6 +97,8 @@ func engineRequest(r *kigov1.ExecuteRequest) engine.Request {
 		MaxTokens:  int(r.GetMaxTokens()),
 		Stop:       r.GetStop(),
 		Logprobs:   -1,
+
+		PromptLogprobs: -1,
 	}
 	for _, m := range r.GetChat().GetMessages() {
 		request.Messages = append(request.Messages, chat.Message{Role: m.GetRole(), Content: m.GetContent()})

@@ -117,8 +117,8 @@ type ExecuteRequest struct {
 	// Reports the logarithm of each generated token's probability, with this
 	// many alternatives, 0 to 20. Default: nothing is reported.
 	Logprobs *int32 `protobuf:"varint,11,opt,name=logprobs,proto3,oneof" json:"logprobs,omitempty"`
-	// The same for the prompt's tokens. Default: nothing is reported. Not
-	// served: UNIMPLEMENTED.
+	// The same for the prompt's tokens, reported in started, which then waits
+	// until the prompt has been processed. Default: nothing is reported.
 	PromptLogprobs *int32 `protobuf:"varint,12,opt,name=prompt_logprobs,json=promptLogprobs,proto3,oneof" json:"prompt_logprobs,omitempty"`
 	// How many answers to generate for the prompt, 1 to 128. Default 1. More
 	// than one is not served: UNIMPLEMENTED.
