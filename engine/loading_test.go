@@ -12,8 +12,10 @@ import (
 	"testing"
 
 	"kigo/engine"
+	"kigo/engine/chat"
 	"kigo/engine/gguf"
 	"kigo/engine/model"
+	"kigo/engine/tokenizer"
 )
 
 func loadTiny(t *testing.T, e *engine.Engine, name string, seed uint64, replace bool) {
@@ -299,3 +301,67 @@ func TestConfigIsChecked(t *testing.T) {
 }
 
 var _ engine.File = (*memoryFile)(nil)
+
+// rewritten is the tiny model with one metadata value changed.
+func rewritten(t *testing.T, key string, v gguf.Value) *memoryFile {
+	t.Helper()
+	raw := tinyBytes(t, 1)
+	f, err := gguf.Parse(bytes.NewReader(raw), int64(len(raw)), gguf.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kvs := slices.Clone(f.KVs)
+	for i := range kvs {
+		if kvs[i].Key == key {
+			kvs[i].Value = v
+		}
+	}
+	var b bytes.Buffer
+	w, err := gguf.NewWriter(&b, kvs, f.Tensors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, x := range w.File().Tensors {
+		if err := w.Begin(x.Name); err != nil {
+			t.Fatal(err)
+		}
+		from := f.Tensors[i]
+		if _, err := w.Write(raw[from.Offset : from.Offset+from.Size]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return &memoryFile{Reader: bytes.NewReader(b.Bytes()), name: "rewritten"}
+}
+
+func TestUnusableChatTemplateCostsOnlyChat(t *testing.T) {
+	e := newEngine(t, engine.Config{})
+	file := rewritten(t, "tokenizer.chat_template", gguf.ValueOf("{% for m in messages %}{{ m.content"))
+	info, err := e.Load(t.Context(), engine.LoadRequest{Name: "x", File: file}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.ChatTemplate || len(info.Warnings) != 1 || !strings.Contains(info.Warnings[0], "chat template") {
+		t.Errorf("info %+v", info)
+	}
+	run(t, e, greedy("hello", 3))
+	r := greedy("", 3)
+	r.Messages = []chat.Message{{Role: "user", Content: "hello"}}
+	var invalid *engine.InvalidError
+	if _, err := e.Submit(t.Context(), r); !errors.As(err, &invalid) || invalid.Violations[0].Field != "prompt.messages" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestUnknownPreTokenizerIsRefused(t *testing.T) {
+	e := newEngine(t, engine.Config{})
+	_, err := e.Load(t.Context(), engine.LoadRequest{Name: "x", File: rewritten(t, "tokenizer.ggml.pre", gguf.ValueOf("martian"))}, nil)
+	if !errors.Is(err, tokenizer.ErrUnsupported) || !strings.Contains(err.Error(), "martian") {
+		t.Errorf("error %v", err)
+	}
+	if s := e.Status(); s.State != engine.StateEmpty {
+		t.Errorf("status %+v", s)
+	}
+}

@@ -149,7 +149,7 @@ func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m
 	group.Go(func() error {
 		done := c.alongside(&c.times.Tokenizer)
 		defer done()
-		return m.readTokenizer(p.file)
+		return m.readTokenizer(p)
 	})
 	if err := group.Wait(); err != nil {
 		return m, err
@@ -196,22 +196,23 @@ func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m
 	return m, nil
 }
 
-func (m *served) readTokenizer(f *gguf.File) error {
+// readTokenizer makes the tokenizer and the chat template. A template that
+// Kigo cannot run costs the model its chat and nothing else.
+func (m *served) readTokenizer(p *plan) error {
 	var err error
-	if m.tokens, err = tokenizer.FromGGUF(f); err != nil {
+	if m.tokens, err = tokenizer.FromGGUF(p.file); err != nil {
 		return err
 	}
-	source, ok, err := f.String("tokenizer.chat_template")
-	if err != nil {
+	source, ok, err := p.file.String("tokenizer.chat_template")
+	if err != nil || !ok {
 		return err
 	}
-	if !ok {
+	m.chat, err = chat.Parse(source)
+	if errors.Is(err, chat.ErrTemplate) || errors.Is(err, chat.ErrNoTemplate) {
+		p.notes = append(p.notes, fmt.Sprintf("the chat template cannot be used: %v", err))
 		return nil
 	}
-	if m.chat, err = chat.Parse(source); err != nil {
-		return fmt.Errorf("tokenizer.chat_template: %w", err)
-	}
-	return nil
+	return err
 }
 
 func (m *served) compile(dev device.Device, p *plan) (err error) {
