@@ -105,6 +105,8 @@ gRPC. The same binary talks to a running server, or to a model file directly.`,
 		a.inspectCommand(),
 		a.convertCommand(),
 		a.verifyCommand(),
+		a.benchCommand(),
+		a.synthCommand(),
 		a.versionCommand(),
 	)
 	return root

@@ -2,11 +2,8 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -67,54 +64,25 @@ func (a *app) convert(ctx context.Context, from, to string, format *quant.Format
 	if err != nil {
 		return err
 	}
-	if err := mayWrite(to, force); err != nil {
-		return err
-	}
-	out, err := os.CreateTemp(filepath.Dir(to), ".kigo-convert-*")
-	if err != nil {
-		return err
-	}
-	// After the rename there is nothing left to remove, or to close.
-	defer os.Remove(out.Name()) //nolint:errcheck // see above
-	defer out.Close()
-
-	bar := a.newProgress()
-	result, err := convert.Convert(ctx, in, info.Size(), out, format, func(done, total int64) {
-		bar.Set("converting", uint64(done), uint64(total))
+	var result convert.Result
+	err = writeWhole(to, force, info.Mode().Perm(), func(out *os.File) error {
+		bar := a.newProgress()
+		defer bar.Close()
+		result, err = convert.Convert(ctx, in, info.Size(), out, format, func(done, total int64) {
+			bar.Set("converting", uint64(done), uint64(total))
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", from, err)
+		}
+		return nil
 	})
-	bar.Close()
 	if err != nil {
-		return fmt.Errorf("%s: %w", from, err)
-	}
-	if err := errors.Join(out.Chmod(info.Mode().Perm()), out.Sync(), out.Close()); err != nil {
-		return err
-	}
-	if err := mayWrite(to, force); err != nil { // it may have appeared since
-		return err
-	}
-	if err := os.Rename(out.Name(), to); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stderr, "%s: %s, was %s; %d tensors converted, %d kept\n", to,
 		formatBytes(uint64(result.BytesOut)), formatBytes(uint64(result.BytesIn)), result.Converted, result.Kept)
 	if n := len(result.Fallbacks); n > 0 {
 		fmt.Fprintf(a.stderr, "%d of them are F16, because their rows do not divide into blocks of %s\n", n, format.Name)
-	}
-	return nil
-}
-
-// mayWrite refuses a path where something is that would be lost.
-func mayWrite(path string, force bool) error {
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return err
-	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s exists and is not a regular file", path)
-	case !force:
-		return fmt.Errorf("%s exists; --force writes over it", path)
 	}
 	return nil
 }
