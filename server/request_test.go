@@ -43,7 +43,7 @@ func TestDefaults(t *testing.T) {
 	t.Parallel()
 	_, run := captured(t)
 	got := run(&kigov1.ExecuteRequest{Prompt: &kigov1.ExecuteRequest_Text{Text: "a"}})
-	want := engine.Request{Text: "a", AddSpecial: true, Logprobs: -1, Sampling: sample.Defaults()}
+	want := engine.Request{Text: "a", AddSpecial: true, Logprobs: -1, PromptLogprobs: -1, Sampling: sample.Defaults()}
 	want.Sampling.Seed = got.Sampling.Seed
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("defaults:\n%+v, want\n%+v", got, want)
