@@ -41,7 +41,7 @@ func (p *Program) Check() error {
 			c.fail("unknown operator")
 		}
 		if c.err != nil {
-			return fmt.Errorf("%w: operator %d (%T): %s", ErrBadProgram, i, op, c.err)
+			return fmt.Errorf("%w: operator %d (%T): %w", ErrBadProgram, i, op, c.err)
 		}
 	}
 	if n := len(p.Ops); n == 0 {
