@@ -107,7 +107,7 @@ func (x *rows) quantize(r int) {
 // servedLane multiplies integers: the weights' own small integers with the
 // activations' 16-bit ones, exactly, block by block; the block sums are scaled
 // and added in float32, in the order of the blocks. Float formats are
-// multiplied as float32 in eight interleaved sums.
+// multiplied as float32 in four interleaved sums.
 type servedLane struct {
 	m   *matrix
 	w   unpacked
@@ -136,24 +136,20 @@ func (l *servedLane) dot(x *rows, r int) float32 {
 }
 
 func (l *servedLane) dotFloats(a, b []float32) float32 {
-	// Named variables, since the compiler keeps no array in registers.
-	var s0, s1, s2, s3, s4, s5, s6, s7 float32
-	n := len(a) &^ 7
-	for i := 0; i < n; i += 8 {
-		u, v := (*[8]float32)(a[i:]), (*[8]float32)(b[i:])
-		s0 += u[0] * v[0]
-		s1 += u[1] * v[1]
-		s2 += u[2] * v[2]
-		s3 += u[3] * v[3]
-		s4 += u[4] * v[4]
-		s5 += u[5] * v[5]
-		s6 += u[6] * v[6]
-		s7 += u[7] * v[7]
+	// Four sums in named variables, since the compiler keeps no array in
+	// registers; slices cut from the front, since it drops their bounds checks.
+	var s0, s1, s2, s3 float32
+	for len(a) >= 8 && len(b) >= 8 {
+		s0 += a[0]*b[0] + a[4]*b[4]
+		s1 += a[1]*b[1] + a[5]*b[5]
+		s2 += a[2]*b[2] + a[6]*b[6]
+		s3 += a[3]*b[3] + a[7]*b[7]
+		a, b = a[8:], b[8:]
 	}
-	for i := n; i < len(a); i++ {
+	for i := range a {
 		s0 += a[i] * b[i]
 	}
-	return ((s0 + s4) + (s1 + s5)) + ((s2 + s6) + (s3 + s7))
+	return (s0 + s1) + (s2 + s3)
 }
 
 func (l *servedLane) weightedSum(out, w []float32, vector func(i int) []float32) {
