@@ -95,6 +95,7 @@ func readHaikuGolden(t *testing.T) *haikuGolden {
 // No fixture passes it, and neither does a server that echoes the prompt: see
 // the twin below.
 func TestHaiku(t *testing.T) {
+	t.Parallel()
 	if raceDetector {
 		t.Skip("the real model takes hours under the race detector")
 	}
@@ -142,6 +143,7 @@ func TestHaiku(t *testing.T) {
 // The twin proves that the test can fail: with one tensor of 272 zeroed, the
 // server, the prompt and everything else being the same, both halves do.
 func TestHaikuFailsWithAZeroedTensor(t *testing.T) {
+	t.Parallel()
 	if raceDetector {
 		t.Skip("the real model takes hours under the race detector")
 	}
