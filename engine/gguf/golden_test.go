@@ -73,7 +73,8 @@ func parse(data []byte) (*gguf.File, error) {
 	return gguf.Parse(bytes.NewReader(data), int64(len(data)), gguf.Limits{})
 }
 
-func TestGoldenFiles(t *testing.T) {
+// Files that Python wrote, aligned to 64 bytes and not to the usual 32.
+func TestLesson_AlignmentIsHonoured(t *testing.T) {
 	for version, name := range map[uint32]string{3: "values.gguf", 2: "version2.gguf"} {
 		t.Run(name, func(t *testing.T) {
 			data := golden(t, name)
@@ -223,7 +224,7 @@ func valueOf(tb testing.TB, x any) gguf.Value {
 }
 
 // A valid file cut anywhere before its last tensor's end is short, not invalid.
-func TestTruncatedAtEveryByte(t *testing.T) {
+func TestLesson_ShortFileIsRefusedAtEveryByte(t *testing.T) {
 	data := golden(t, "values.gguf")
 	f, err := parse(data)
 	if err != nil {

@@ -166,9 +166,10 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-func TestUnknownTypeIsQuants(t *testing.T) {
-	if _, err := parse(one("t", 16, 0, 256)); !errors.Is(err, quant.ErrUnknownType) {
-		t.Errorf("%v, want quant.ErrUnknownType as well", err)
+func TestLesson_UnknownTypeNamesTheTensor(t *testing.T) {
+	_, err := parse(one("t", 16, 0, 256))
+	if !errors.Is(err, quant.ErrUnknownType) || !errors.Is(err, gguf.ErrUnsupported) || !strings.Contains(err.Error(), `"t"`) {
+		t.Errorf("%v, want ErrUnsupported and quant.ErrUnknownType, naming the tensor", err)
 	}
 }
 

@@ -144,7 +144,7 @@ func TestLesson_FlippedBitsAndSwappedBlocksAreFound(t *testing.T) {
 	}
 }
 
-func TestShortFileIsTruncated(t *testing.T) {
+func TestLesson_ShortFileEndsTheLoad(t *testing.T) {
 	l := newLayout(t)
 	_, err := load.Read(t.Context(), bytes.NewReader(l.file[:len(l.file)-10]), l.sources, l.weights(t), nil)
 	if !errors.Is(err, load.ErrTruncated) || !strings.Contains(err.Error(), `"t4"`) {

@@ -91,7 +91,7 @@ func TestDequantizeEqualsGolden(t *testing.T) {
 
 // A row cut at any block gives the same values, wherever the block's bytes lie in
 // memory (lessons: a 4-byte load at byte 2 of a 22-byte block).
-func TestDequantizeAtEveryBlockOffset(t *testing.T) {
+func TestLesson_EveryFormatAtEveryBlockOffset(t *testing.T) {
 	g := openGolden(t)
 	for _, f := range quant.All() {
 		blocks, want := g.blocks(t, f)

@@ -59,7 +59,7 @@ func TestTable(t *testing.T) {
 
 // An unknown format is an error that names it, never some default
 // (lessons: quantized bytes read as F16).
-func TestUnknownTypeIsAnError(t *testing.T) {
+func TestLesson_UnknownTypeIsAnError(t *testing.T) {
 	known := map[quant.Type]bool{}
 	for _, f := range quant.All() {
 		known[f.Type] = true

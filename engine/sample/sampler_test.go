@@ -169,11 +169,11 @@ var cases = []struct {
 
 var testEnds = []int32{1, 2}
 
-// TestDistributions draws 5,000 tokens for each case and compares with the
+// The test draws 5,000 tokens for each case and compares with the
 // model by Pearson's chi-squared test, and the model's distribution with the
 // one that the parameter would have if it were ignored: the draws must fit the
 // one and not the other.
-func TestDistributions(t *testing.T) {
+func TestLesson_NoSamplingParameterIsIgnored(t *testing.T) {
 	logits := testLogits()
 	for i, c := range cases {
 		without := neutral()

@@ -107,7 +107,7 @@ func TestEmptyStopString(t *testing.T) {
 
 // TestStopStringsNeverLeak is named in the record of what went wrong before:
 // stop strings were never matched.
-func TestStopStringsNeverLeak(t *testing.T) {
+func TestLesson_StopStringsNeverLeak(t *testing.T) {
 	m, err := New([]string{"<|im_end|>"})
 	if err != nil {
 		t.Fatal(err)

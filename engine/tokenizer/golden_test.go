@@ -121,7 +121,7 @@ func readGolden(t *testing.T, name string) golden {
 
 // TestGolden compares with llama.cpp and the tokenizers package on about 500
 // texts in many languages, code, emoji, odd white space and special tokens.
-func TestGolden(t *testing.T) {
+func TestLesson_TokenIDsEqualTheReferences(t *testing.T) {
 	for _, name := range []string{"smollm2", "qwen2", "gpt-2", "llama-bpe"} {
 		t.Run(name, func(t *testing.T) {
 			g := readGolden(t, name)

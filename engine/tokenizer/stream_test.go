@@ -11,7 +11,7 @@ import (
 
 // TestStream feeds bytes one, two or three at a time and compares with what
 // Python makes of them all at once.
-func TestStream(t *testing.T) {
+func TestLesson_StreamingNeverGivesHalfARune(t *testing.T) {
 	var golden struct{ Cases [][2]string }
 	readJSON(t, "utf8.json", &golden)
 	if len(golden.Cases) < 300 {

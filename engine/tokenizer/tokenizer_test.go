@@ -115,7 +115,7 @@ func mergeByDefinition(m *byteLevel, word []byte) []int32 {
 	}
 }
 
-func TestSpecialTokens(t *testing.T) {
+func TestLesson_SpecialTokensAreNotSplit(t *testing.T) {
 	v := small("gpt-2", nil, map[string]TokenType{
 		"<s>": Control, "<s>x": Control, "<unk>": Unknown, "@@": UserDefined, "@@@": UserDefined, "[PAD]": Unused,
 	})
@@ -262,9 +262,9 @@ func checkRoundTrip(t *testing.T, tok *Tokenizer, text []byte) {
 	}
 }
 
-// TestRoundTripOfEveryByte also states which bytes each vocabulary lacks: the
+// The test also states which bytes each vocabulary lacks: the
 // published ones of SmolLM2 were trained without them.
-func TestRoundTripOfEveryByte(t *testing.T) {
+func TestLesson_EveryByteComesBack(t *testing.T) {
 	for name, lacking := range map[string]string{
 		qwen:                              "",
 		"vocab/ggml-vocab-gpt-2.gguf":     "",

@@ -30,14 +30,14 @@ func Run(t *testing.T, open func(t *testing.T) device.Device, b Bounds) {
 	t.Run("Company", s.company)
 	t.Run("BadSteps", s.badSteps)
 	t.Run("BadPrograms", s.badPrograms)
-	t.Run("Lifetimes", s.lifetimes)
+	t.Run("Lesson_UseAfterCloseIsAnError", s.lifetimes)
 	if testing.Short() {
 		return // under the race detector, where what is above is what goroutines share
 	}
 	t.Run("Embed", s.embed)
-	t.Run("Project", s.project)
-	t.Run("Rope", s.rope)
-	t.Run("Attend", s.attend)
+	t.Run("Lesson_ProductsOfOddShapes", s.project)
+	t.Run("Lesson_RopeAwayFromPositionZero", s.rope)
+	t.Run("Lesson_AttentionOfEveryLengthAndHeadSize", s.attend)
 }
 
 type suite struct {
