@@ -5,16 +5,19 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"kigo/engine/device"
+	"kigo/engine/load"
+	"kigo/engine/model"
 )
 
 // What can go wrong, to be matched with errors.Is. Errors of the packages
-// below (gguf, quant, tokenizer, chat, model) reach the caller wrapped, with
+// below (gguf, quant, tokenizer, chat, sample) reach the caller wrapped, with
 // their own sentinels.
 var (
 	ErrNoModel        = errors.New("no such model is loaded")
 	ErrAlreadyLoaded  = errors.New("another model is loaded")
 	ErrQueueFull      = errors.New("the queue is full")
-	ErrDoesNotFit     = errors.New("not enough memory")
 	ErrDraining       = errors.New("the server is shutting down")
 	ErrSlowReader     = errors.New("the reader is too slow")
 	ErrDeviceLost     = errors.New("the device is lost")
@@ -23,7 +26,15 @@ var (
 	ErrInternal       = errors.New("internal error")
 	ErrUnknownRequest = errors.New("no such request is running")
 	ErrFileChanged    = errors.New("the file changed while it was read")
-	ErrCorrupt        = errors.New("the model on the device differs from the file")
+)
+
+// Errors of packages that the edge does not import.
+var (
+	ErrDoesNotFit       = device.ErrOutOfMemory // found before any memory is taken, as a rule
+	ErrUnsupportedModel = model.ErrUnsupported
+	ErrInvalidModel     = model.ErrInvalid
+	ErrTruncated        = load.ErrTruncated
+	ErrCorrupt          = load.ErrCorrupt
 )
 
 // Violation is one thing wrong with a request.

@@ -103,6 +103,9 @@ var rules = []rule{
 	{engine.ErrLoadInProgress, codes.FailedPrecondition, "LOAD_IN_PROGRESS", time.Second},
 	{engine.ErrFileChanged, codes.Aborted, "FILE_CHANGED", time.Second},
 	{engine.ErrCorrupt, codes.DataLoss, "DEVICE_DIFFERS_FROM_FILE", 0},
+	{engine.ErrTruncated, codes.DataLoss, "FILE_TRUNCATED", 0},
+	{engine.ErrUnsupportedModel, codes.Unimplemented, "UNSUPPORTED_MODEL", 0},
+	{engine.ErrInvalidModel, codes.InvalidArgument, "INVALID_MODEL", 0},
 
 	{gguf.ErrTruncated, codes.DataLoss, "FILE_TRUNCATED", 0},
 	{quant.ErrUnknownType, codes.Unimplemented, "UNSUPPORTED_QUANTIZATION", 0},

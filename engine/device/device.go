@@ -16,7 +16,7 @@ import (
 // What a device can refuse, to be matched with errors.Is.
 var (
 	ErrClosed       = errors.New("device object is closed")
-	ErrOutOfMemory  = errors.New("out of device memory")
+	ErrOutOfMemory  = errors.New("not enough memory")
 	ErrNotSupported = errors.New("not supported by this device")
 	ErrBadStep      = errors.New("invalid step")
 	ErrBadProgram   = errors.New("invalid program")
