@@ -29,6 +29,7 @@ type call struct {
 	generated   int
 	stop        engine.StopReason
 	firstToken  time.Duration // from the call's arrival; 0 without a token
+	end         *engine.End   // nil where the stream ended with an error
 }
 
 // execute serves r: it sends started, tokens, metrics and exactly one end, or
@@ -81,6 +82,7 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 	}
 
 	meter := newMeter(r, arrived)
+	var latest time.Time // when the latest token came
 	for {
 		ev, err := stream.Next(ctx)
 		if errors.Is(err, io.EOF) {
@@ -99,15 +101,20 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 			continue
 		}
 		if ev.End != nil {
-			c.stop, c.generated = ev.End.Reason, ev.End.GeneratedTokens
+			c.stop, c.generated, c.end = ev.End.Reason, ev.End.GeneratedTokens, ev.End
+			s.tracing.phases(ctx, arrived, r, c)
 			return send(endEvent(ev.End))
 		}
 		if ev.Tokens == nil {
 			return fmt.Errorf("%w: an event of neither kind", errNoEnd)
 		}
+		now := time.Now()
 		if c.generated == 0 {
-			c.firstToken = time.Since(arrived)
+			c.firstToken = now.Sub(arrived)
+		} else {
+			s.metrics.betweenTokens.Observe(now.Sub(latest).Seconds())
 		}
+		latest = now
 		c.generated += len(ev.Tokens.IDs)
 		if err := send(tokensEvent(ev.Tokens)); err != nil {
 			return err

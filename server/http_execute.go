@@ -52,7 +52,9 @@ func (s *Server) httpExecute(w *recordingWriter, r *http.Request) {
 
 	var c call
 	events := &eventStream{w: w, ctl: ctl, timeout: s.cfg.SendTimeout}
-	err = s.execute(r.Context(), req, events.send, &c)
+	ctx, span := s.tracing.begin(r, "POST /execute")
+	defer span.End()
+	err = s.execute(ctx, req, events.send, &c)
 	s.metrics.observe(&c, err)
 	w.fields = c.fields()
 	switch {

@@ -15,13 +15,23 @@ import (
 // metrics is one server's registry: the calls as they end, and the engine's
 // own counts, read when somebody asks.
 type metrics struct {
-	registry   *prometheus.Registry
-	grpc       *grpcprom.ServerMetrics
-	http       *prometheus.CounterVec
-	ends       *prometheus.CounterVec
-	prompt     prometheus.Counter
-	firstToken prometheus.Histogram
-	panics     prometheus.Counter
+	registry *prometheus.Registry
+	grpc     *grpcprom.ServerMetrics
+	http     *prometheus.CounterVec
+	ends     *prometheus.CounterVec
+	prompt   prometheus.Counter
+	panics   prometheus.Counter
+
+	// Seconds, over the Execute requests that generated anything.
+	firstToken, betweenTokens     prometheus.Histogram
+	queued, prefill, decode, call prometheus.Histogram
+}
+
+// seconds is a histogram from 0.1 ms to 210 s.
+func seconds(name, help string) prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(0.0001, 2, 22),
+	})
 }
 
 func newMetrics(b backend, p *probe) *metrics {
@@ -37,16 +47,19 @@ func newMetrics(b backend, p *probe) *metrics {
 		prompt: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "kigo_prompt_tokens_total", Help: "Tokens of the prompts of Execute requests that were admitted.",
 		}),
-		firstToken: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "kigo_time_to_first_token_seconds", Help: "From an Execute request's arrival to its first token.",
-			Buckets: prometheus.ExponentialBuckets(0.001, 2, 17), // 1 ms to 65 s
-		}),
+		firstToken:    seconds("kigo_time_to_first_token_seconds", "From an Execute request's arrival to its first token."),
+		betweenTokens: seconds("kigo_time_between_tokens_seconds", "From one token of an Execute request to the next, as they reach the edge."),
+		queued:        seconds("kigo_queue_seconds", "From an Execute request's admission to its first step."),
+		prefill:       seconds("kigo_prefill_seconds", "From an Execute request's first step to its first token."),
+		decode:        seconds("kigo_decode_seconds", "From an Execute request's first token to its last."),
+		call:          seconds("kigo_request_seconds", "Queue, prefill and decode of an Execute request together."),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "kigo_panics_total", Help: "Panics that were caught in handlers.",
 		}),
 	}
 	m.registry.MustRegister(
-		m.grpc, m.http, m.ends, m.prompt, m.firstToken, m.panics,
+		m.grpc, m.http, m.ends, m.prompt, m.panics,
+		m.firstToken, m.betweenTokens, m.queued, m.prefill, m.decode, m.call,
 		&engineCollector{engine: b, probe: p},
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -68,6 +81,12 @@ func (m *metrics) observe(c *call, err error) {
 	m.prompt.Add(float64(c.prompt))
 	if c.firstToken > 0 {
 		m.firstToken.Observe(c.firstToken.Seconds())
+	}
+	if e := c.end; e != nil {
+		m.queued.Observe(e.Queued.Seconds())
+		m.prefill.Observe(e.Prefill.Seconds())
+		m.decode.Observe(e.Decode.Seconds())
+		m.call.Observe((e.Queued + e.Prefill + e.Decode).Seconds())
 	}
 }
 
