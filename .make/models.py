@@ -104,6 +104,7 @@ def test_files():
         "ggml-vocab-qwen35.gguf.inp": "0fc6547e7876cd5b2ef64a9d319c6e39040eb53986660bd4227ed7ddef017a94",
         "ggml-vocab-qwen35.gguf.out": "5efe225820325303857d0a087a8d59216f0d1e9a9e31133e7a5b44c3c4e1e9ca",
     }
+    sums["ggml-vocab-gemma-4.gguf"] = "58b1ba0b57f3b4d7c468ba4ffd91ad85190346a3d7ad7e71d1cabaae8a14bb65"  # large: for benchmarks
     folder = "llama_cpp_python-0.3.36/vendor/llama.cpp/models/"
     vocabs = [File("vocab/" + name, sha256, [(llama, folder + name)]) for name, sha256 in sums.items()]
     return [qwen] + vocabs
