@@ -29,7 +29,8 @@ func (a *app) bindEnvironment(cmd *cobra.Command, names ...string) {
 			flags = append(flags, f)
 		}
 	})
-	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+	after := cmd.PreRunE
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
 		for _, f := range flags {
 			value, ok := a.lookupEnv(variable(f.Name))
 			if !ok || value == "" || f.Changed {
@@ -38,6 +39,9 @@ func (a *app) bindEnvironment(cmd *cobra.Command, names ...string) {
 			if err := cmd.Flags().Set(f.Name, value); err != nil {
 				return &usageError{fmt.Errorf("%s: %w", variable(f.Name), err)}
 			}
+		}
+		if after != nil {
+			return after(cmd, args)
 		}
 		return nil
 	}

@@ -27,7 +27,8 @@ func (a *app) serveCommand() *cobra.Command {
 		Long: `Serves a model over gRPC and HTTP until SIGTERM or Ctrl-C; then it says that it is
 not ready any more, lets the requests under way end, and stops. A second signal
 stops it at once. The log goes to standard error. Each flag can be given as the
-environment variable in brackets, too; the command line wins.
+environment variable in brackets, too, or in a YAML file (--config); the command line
+wins, then the environment.
 
 It is ready (kigo health, grpc.health.v1, GET /readyz) when the model has generated
 a first token. It listens on this machine alone unless told otherwise.`,
@@ -53,6 +54,7 @@ a first token. It listens on this machine alone unless told otherwise.`,
 		},
 	}
 	o = serveFlags(cmd.Flags())
+	bindConfig(cmd)
 	a.bindEnvironment(cmd)
 	return cmd
 }
