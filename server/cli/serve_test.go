@@ -22,6 +22,8 @@ type running struct {
 	grpc, http string
 	log        *bufio.Scanner
 	dropping   sync.Once
+	dropped    chan struct{} // closed when the log has ended
+	tail       []string      // its last lines; valid when dropped is closed
 	code       chan int
 	stop       context.CancelFunc
 }
@@ -31,7 +33,7 @@ func startServer(t *testing.T, args ...string) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	stderr, w := io.Pipe()
-	r := &running{log: bufio.NewScanner(stderr), code: make(chan int, 1), stop: cancel}
+	r := &running{log: bufio.NewScanner(stderr), dropped: make(chan struct{}), code: make(chan int, 1), stop: cancel}
 	a := &app{
 		stdin: strings.NewReader(""), stdout: io.Discard, stderr: w,
 		lookupEnv: func(string) (string, bool) { return "", false },
@@ -46,6 +48,9 @@ func startServer(t *testing.T, args ...string) *running {
 		cancel()
 		if code := r.wait(t); code != exitOK {
 			t.Errorf("kigo serve ended with exit code %d, want 0", code)
+		}
+		if <-r.dropped; t.Failed() {
+			t.Logf("the end of the server's log:\n%s", strings.Join(r.tail, "\n"))
 		}
 	})
 	line := r.expect(t, "listening")
@@ -75,7 +80,9 @@ func (r *running) expect(t *testing.T, message string) map[string]any {
 func (r *running) drop() {
 	r.dropping.Do(func() {
 		go func() {
+			defer close(r.dropped)
 			for r.log.Scan() {
+				r.tail = append(r.tail[max(0, len(r.tail)-50):], r.log.Text())
 			}
 		}()
 	})
