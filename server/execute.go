@@ -22,13 +22,15 @@ var errNoEnd = errors.New("the engine closed a stream without an end")
 
 // call collects what the access log and the metrics say about one Execute.
 type call struct {
+	operation   string // by OpenTelemetry's conventions
 	correlation string
-	request     string
+	request     string // empty where it was never admitted
 	model       string
 	prompt      int
 	generated   int
 	stop        engine.StopReason
 	firstToken  time.Duration // from the call's arrival; 0 without a token
+	took        time.Duration // from the call's arrival to its end
 	end         *engine.End   // nil where the stream ended with an error
 }
 
@@ -39,10 +41,13 @@ type call struct {
 // other. c is filled in on the way.
 func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send func(*kigov1.ExecuteResponse) error, c *call) (err error) {
 	arrived := time.Now()
+	c.operation = operationName(r)
 	defer func() {
 		if p := recover(); p != nil {
 			err = s.recovered(p, debug.Stack())
 		}
+		c.took = time.Since(arrived)
+		s.tracing.describe(ctx, arrived, c, err)
 	}()
 	if err := validateMessage(s.validator, r); err != nil {
 		return err
@@ -102,7 +107,6 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 		}
 		if ev.End != nil {
 			c.stop, c.generated, c.end = ev.End.Reason, ev.End.GeneratedTokens, ev.End
-			s.tracing.phases(ctx, arrived, r, c)
 			return send(endEvent(ev.End))
 		}
 		if ev.Tokens == nil {

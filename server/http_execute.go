@@ -52,8 +52,8 @@ func (s *Server) httpExecute(w *recordingWriter, r *http.Request) {
 
 	var c call
 	events := &eventStream{w: w, ctl: ctl, timeout: s.cfg.SendTimeout}
-	ctx, span := s.tracing.begin(r, "POST /execute")
-	defer span.End()
+	ctx, span := s.tracing.begin(r)
+	defer func() { finish(span, w.code) }()
 	err = s.execute(ctx, req, events.send, &c)
 	s.metrics.observe(&c, err)
 	w.fields = c.fields()

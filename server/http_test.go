@@ -144,7 +144,7 @@ func TestHTTPMetrics(t *testing.T) {
 		"kigo_kv_blocks_used 1", "kigo_kv_blocks 4", "kigo_steps_total 11", "kigo_generated_tokens_total 12",
 		`kigo_requests_total{end="end"} 1`, "kigo_prompt_tokens_total 1", "kigo_time_to_first_token_seconds_count 1",
 		"kigo_time_between_tokens_seconds_count 1", "kigo_queue_seconds_count 1", "kigo_prefill_seconds_count 1",
-		"kigo_decode_seconds_count 1", "kigo_request_seconds_count 1",
+		"kigo_decode_seconds_count 1", "kigo_request_duration_seconds_count 1",
 		`vllm:num_requests_running{model_name="fake"} 2`,
 		`vllm:num_requests_waiting{model_name="fake"} 3`,
 		`vllm:kv_cache_usage_perc{model_name="fake"} 0.25`,

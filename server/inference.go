@@ -27,7 +27,7 @@ type inferenceService struct {
 // return ends such a send. So the work runs in a goroutine of its own, and the
 // handler waits for it or for a send that takes too long.
 func (s *inferenceService) Execute(r *kigov1.ExecuteRequest, stream grpc.ServerStreamingServer[kigov1.ExecuteResponse]) error {
-	srv := s.server
+	srv, begun := s.server, time.Now()
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 
@@ -57,7 +57,7 @@ func (s *inferenceService) Execute(r *kigov1.ExecuteRequest, stream grpc.ServerS
 		srv.metrics.observe(&res.call, res.err)
 		return res.err
 	case <-stalled:
-		srv.metrics.observe(&call{}, errStalledClient)
+		srv.metrics.observe(&call{operation: operationName(r), took: time.Since(begun)}, errStalledClient)
 		return errStalledClient
 	}
 }

@@ -22,15 +22,28 @@ type metrics struct {
 	prompt   prometheus.Counter
 	panics   prometheus.Counter
 
-	// Seconds, over the Execute requests that generated anything.
+	// Seconds, over the Execute requests that came to their end; call counts
+	// those that ended with an error as well.
 	firstToken, betweenTokens     prometheus.Histogram
 	queued, prefill, decode, call prometheus.Histogram
+
+	// Tokens of each Execute request that was admitted.
+	promptSize, generatedSize prometheus.Histogram
+
+	genAI *genAIMetrics
 }
 
 // seconds is a histogram from 0.1 ms to 210 s.
 func seconds(name, help string) prometheus.Histogram {
 	return prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(0.0001, 2, 22),
+	})
+}
+
+// tokenCounts is a histogram from 1 to 131,072 tokens.
+func tokenCounts(name, help string) prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(1, 2, 18),
 	})
 }
 
@@ -52,14 +65,18 @@ func newMetrics(b backend, p *probe) *metrics {
 		queued:        seconds("kigo_queue_seconds", "From an Execute request's admission to its first step."),
 		prefill:       seconds("kigo_prefill_seconds", "From an Execute request's first step to its first token."),
 		decode:        seconds("kigo_decode_seconds", "From an Execute request's first token to its last."),
-		call:          seconds("kigo_request_seconds", "Queue, prefill and decode of an Execute request together."),
+		call:          seconds("kigo_request_duration_seconds", "From an Execute request's arrival to its end, however it ends."),
+		promptSize:    tokenCounts("kigo_request_prompt_tokens", "Prompt tokens of an Execute request that was admitted."),
+		generatedSize: tokenCounts("kigo_request_generated_tokens", "Tokens that an Execute request generated before it ended."),
+		genAI:         newGenAIMetrics(),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "kigo_panics_total", Help: "Panics that were caught in handlers.",
 		}),
 	}
 	m.registry.MustRegister(
 		m.grpc, m.http, m.ends, m.prompt, m.panics,
-		m.firstToken, m.betweenTokens, m.queued, m.prefill, m.decode, m.call,
+		m.firstToken, m.betweenTokens, m.queued, m.prefill, m.decode, m.call, m.promptSize, m.generatedSize,
+		m.genAI.duration, m.genAI.firstToken, m.genAI.perToken,
 		&engineCollector{engine: b, probe: p},
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -79,14 +96,19 @@ func (m *metrics) observe(c *call, err error) {
 	}
 	m.ends.WithLabelValues(end).Inc()
 	m.prompt.Add(float64(c.prompt))
+	if c.request != "" {
+		m.promptSize.Observe(float64(c.prompt))
+		m.generatedSize.Observe(float64(c.generated))
+	}
 	if c.firstToken > 0 {
 		m.firstToken.Observe(c.firstToken.Seconds())
 	}
+	m.call.Observe(c.took.Seconds())
+	m.genAI.observe(c, err)
 	if e := c.end; e != nil {
 		m.queued.Observe(e.Queued.Seconds())
 		m.prefill.Observe(e.Prefill.Seconds())
 		m.decode.Observe(e.Decode.Seconds())
-		m.call.Observe((e.Queued + e.Prefill + e.Decode).Seconds())
 	}
 }
 

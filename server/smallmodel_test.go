@@ -17,6 +17,12 @@ import (
 // no sense; how it says it is the same code.
 func smallModel(t testing.TB) string {
 	t.Helper()
+	return smallModelOf(t, 1)
+}
+
+// smallModelOf is smallModel with other weights for each seed.
+func smallModelOf(t testing.TB, seed uint64) string {
+	t.Helper()
 	const (
 		vocab, width, hidden, heads, kvHeads, head = 1024, 64, 128, 2, 1, 32
 	)
@@ -115,7 +121,7 @@ func smallModel(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	random := rand.New(rand.NewPCG(1, 2))
+	random := rand.New(rand.NewPCG(seed, 2))
 	for _, tensor := range tensors {
 		format, err := quant.Lookup(tensor.Type)
 		if err != nil {

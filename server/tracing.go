@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -73,30 +75,66 @@ func (t *tracing) tracer() trace.Tracer {
 }
 
 // begin starts the span of an HTTP request, in the trace that its headers name.
-func (t *tracing) begin(r *http.Request, name string) (context.Context, trace.Span) {
+func (t *tracing) begin(r *http.Request) (context.Context, trace.Span) {
 	ctx := t.propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
-	return t.tracer().Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer))
+	_, route, _ := strings.Cut(r.Pattern, " ")
+	return t.tracer().Start(ctx, r.Pattern, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
+		attribute.String("http.request.method", r.Method),
+		attribute.String("http.route", route),
+	))
 }
 
-// phases says, once a stream has ended, what became of its request: children
-// of the call's span for queue, prefill and decode, and attributes of the call
-// by OpenTelemetry's conventions for generative models. No text is in them.
-func (t *tracing) phases(ctx context.Context, arrived time.Time, r *kigov1.ExecuteRequest, c *call) {
+// finish ends the span of an HTTP request that was answered with a code.
+func finish(span trace.Span, code int) {
+	span.SetAttributes(attribute.Int("http.response.status_code", code))
+	if code >= http.StatusInternalServerError {
+		span.SetStatus(codes.Error, "")
+	}
+	span.End()
+}
+
+// providerName is what OpenTelemetry's conventions call the maker of an answer.
+const providerName = "kigo"
+
+// operationName is what r asks for in the words of OpenTelemetry's conventions
+// for generative models.
+func operationName(r *kigov1.ExecuteRequest) string {
+	if r.GetChat() != nil {
+		return "chat"
+	}
+	return "text_completion"
+}
+
+// describe says, once an Execute has ended, what became of it: attributes of
+// the call's span by OpenTelemetry's conventions for generative models, and
+// children for queue, prefill and decode where it came to its end. No text is
+// in them.
+func (t *tracing) describe(ctx context.Context, arrived time.Time, c *call, err error) {
 	if t.provider == nil {
 		return
 	}
-	operation := "text_completion"
-	if r.GetChat() != nil {
-		operation = "chat"
+	attributes := []attribute.KeyValue{
+		attribute.String("gen_ai.operation.name", c.operation),
+		attribute.String("gen_ai.provider.name", providerName),
 	}
-	trace.SpanFromContext(ctx).SetAttributes(
-		attribute.String("gen_ai.operation.name", operation),
-		attribute.String("gen_ai.provider.name", "kigo"),
-		attribute.String("gen_ai.request.model", publicText(c.model)),
-		attribute.Int("gen_ai.usage.input_tokens", c.prompt),
-		attribute.Int("gen_ai.usage.output_tokens", c.generated),
-		attribute.StringSlice("gen_ai.response.finish_reasons", []string{stopName(c.stop)}),
-	)
+	if c.request != "" {
+		attributes = append(attributes,
+			attribute.String("gen_ai.request.model", publicText(c.model)),
+			attribute.String("gen_ai.response.id", c.request),
+			attribute.Int("gen_ai.usage.input_tokens", c.prompt),
+			attribute.Int("gen_ai.usage.output_tokens", c.generated),
+		)
+	}
+	if err != nil {
+		attributes = append(attributes, attribute.String("error.type", failureOf(err).reason))
+	}
+	if c.end != nil {
+		attributes = append(attributes, attribute.StringSlice("gen_ai.response.finish_reasons", []string{stopName(c.stop)}))
+	}
+	trace.SpanFromContext(ctx).SetAttributes(attributes...)
+	if c.end == nil {
+		return
+	}
 	at := arrived
 	for _, phase := range []struct {
 		name string

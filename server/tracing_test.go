@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
@@ -81,9 +82,74 @@ func TestTraces(t *testing.T) {
 			for _, a := range call.Attributes() {
 				attributes[string(a.Key)] = a.Value.String()
 			}
-			if attributes["gen_ai.operation.name"] != "text_completion" || attributes["gen_ai.usage.output_tokens"] == "" {
-				t.Errorf("attributes %v", attributes)
+			for name, want := range map[string]string{
+				"gen_ai.operation.name": "text_completion", "gen_ai.request.model": "fake", "gen_ai.usage.input_tokens": "1",
+				"gen_ai.usage.output_tokens": "1", "gen_ai.response.finish_reasons": `["end"]`,
+			} {
+				if attributes[name] != want {
+					t.Errorf("%s is %q, want %q", name, attributes[name], want)
+				}
 			}
 		})
+	}
+}
+
+// The phases of a real request follow one another within its call and last as
+// long as the stream's own end says; a request that fails has its reason and no
+// phases.
+func TestTracePhases(t *testing.T) {
+	t.Parallel()
+	spans := tracetest.NewInMemoryExporter()
+	e := newEngine(t)
+	loadFile(t, e, smallModel(t))
+	f := start(t, nil, e, func(c *server.Config) {
+		c.TracerProvider = sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans))
+	})
+	r := textRequest("The sea is wide", 5)
+	r.Sampling.IgnoreEnd = ptr(true)
+	timings := f.mustExecute(t, r).end.GetTimings()
+	eventually(t, "four spans", func() bool { return len(spans.GetSpans()) == 4 })
+
+	byName := map[string]tracetest.SpanStub{}
+	for _, s := range spans.GetSpans() {
+		byName[s.Name] = s
+	}
+	call := byName["kigo.v1.InferenceService/Execute"]
+	at := byName["queue"].StartTime
+	if at.Before(call.StartTime) {
+		t.Errorf("the queue begins %v before the call", call.StartTime.Sub(at))
+	}
+	for _, phase := range []struct {
+		name string
+		took time.Duration
+	}{
+		{"queue", timings.GetQueued().AsDuration()},
+		{"prefill", timings.GetPrefill().AsDuration()},
+		{"decode", timings.GetDecode().AsDuration()},
+	} {
+		s := byName[phase.name]
+		if s.Parent.SpanID() != call.SpanContext.SpanID() || !s.StartTime.Equal(at) || s.EndTime.Sub(s.StartTime) != phase.took {
+			t.Errorf("%s: from %v to %v, want %v from %v on; its parent is %v, the call %v",
+				phase.name, s.StartTime, s.EndTime, phase.took, at, s.Parent.SpanID(), call.SpanContext.SpanID())
+		}
+		at = s.EndTime
+	}
+	if at.After(call.EndTime) {
+		t.Errorf("decode ends %v after the call", at.Sub(call.EndTime))
+	}
+
+	spans.Reset()
+	if _, err := f.execute(t, textRequest("a", 1<<30)); err == nil {
+		t.Fatal("a request beyond the context was served")
+	}
+	eventually(t, "one span", func() bool { return len(spans.GetSpans()) == 1 })
+	reason := ""
+	for _, a := range spans.GetSpans()[0].Attributes {
+		if a.Key == "error.type" {
+			reason = a.Value.AsString()
+		}
+	}
+	if reason != "INVALID_REQUEST" {
+		t.Errorf("error.type is %q", reason)
 	}
 }
