@@ -50,11 +50,15 @@ type Device interface {
 
 // Info describes a device. Memory figures are in bytes; 0 means unknown.
 type Info struct {
-	Kind        string // "cpu"
+	Kind        string // "cpu" or "cuda"
 	Name        string // the processor's own name
 	Threads     int
 	MemoryTotal uint64
 	MemoryFree  uint64
+
+	// StepRows is how many rows of a prompt a step should have at most: enough
+	// to keep the device busy, few enough that others do not wait long.
+	StepRows int
 }
 
 // Tensor declares a weight: a row-major matrix of Rows x Cols elements in the

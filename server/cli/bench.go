@@ -39,6 +39,7 @@ type benchEntry struct {
 func (a *app) benchCommand() *cobra.Command {
 	var (
 		threads, runs, prompt, generate int
+		device                          string
 		asJSON                          bool
 	)
 	cmd := &cobra.Command{
@@ -57,7 +58,7 @@ is the median of several runs, with the extremes beside it.`,
 			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			b := &bencher{app: a, path: args[0], threads: threads, runs: runs, prompt: prompt, generate: generate}
+			b := &bencher{app: a, path: args[0], device: device, threads: threads, runs: runs, prompt: prompt, generate: generate}
 			report, err := b.run(ctx)
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
@@ -68,6 +69,7 @@ is the median of several runs, with the extremes beside it.`,
 			return report.print(a)
 		},
 	}
+	cmd.Flags().StringVar(&device, "device", "auto", "what to run on: auto, cpu, cuda or cuda:N")
 	cmd.Flags().IntVar(&threads, "threads", 0, "CPU threads; 0 means all cores")
 	cmd.Flags().IntVar(&runs, "runs", 3, "runs of each measurement")
 	cmd.Flags().IntVar(&prompt, "prompt", 512, "tokens of the prompt")
@@ -79,7 +81,7 @@ is the median of several runs, with the extremes beside it.`,
 // bencher runs the measurements on one engine after another.
 type bencher struct {
 	app                             *app
-	path                            string
+	path, device                    string
 	threads, runs, prompt, generate int
 }
 
@@ -134,7 +136,7 @@ func (b *bencher) load(ctx context.Context) (*engine.Engine, *engine.ModelInfo, 
 		return nil, nil, err
 	}
 	defer f.Close()
-	e, err := engine.New(engine.Config{Threads: b.threads, MaxConcurrent: 1, Log: zerolog.Nop()})
+	e, err := engine.New(engine.Config{Device: b.device, Threads: b.threads, MaxConcurrent: 1, Log: zerolog.Nop()})
 	if err != nil {
 		return nil, nil, err
 	}

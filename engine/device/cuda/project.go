@@ -1,0 +1,348 @@
+package cuda
+
+import (
+	"kigo/engine/device"
+	"kigo/engine/device/cuda/driver"
+	"kigo/kernels"
+)
+
+// The shapes of kernels/project.cuh.
+const (
+	fewRows        = 8
+	manyRows       = 64
+	manyWarps      = 8
+	manyHalfStride = 256*2 + 32
+	manySumStride  = 256/16 + 4
+	manyShared     = 2 * manyRows * (manyHalfStride + 4*manySumStride)
+	fewSharedLimit = 96 << 10 // beyond it, many does as well
+)
+
+// product is one launch of a projection: matrices of one format and width.
+type product struct {
+	segments, stride int
+	tiles            int // blocks of one and few
+	one, few, many   *launch[kernels.ProjectParams]
+}
+
+// matrix describes a weight matrix to the kernels; out is where its result goes.
+func (x *executable) matrix(weight, bias device.TensorID, out uint64) kernels.Matrix {
+	p := &x.ws.places[weight]
+	m := kernels.Matrix{
+		Bias:  x.vector(bias),
+		Out:   out,
+		Outs:  uint32(p.tensor.Rows),
+		Tiles: uint32(ceilDiv(p.tensor.Rows, tileRows)),
+	}
+	for i := range m.Plane {
+		m.Plane[i] = uint64(x.ws.mem.ptr) + p.offset + p.plane[i].Offset
+	}
+	return m
+}
+
+// newProduct prepares the launches of up to three matrices of the format and
+// width of like, or of a gated pair.
+func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix, gated bool, residual uint64) (*product, error) {
+	p := &x.ws.places[like]
+	segments := p.segments()
+	pr := &product{segments: segments, stride: stride(p.tensor.Cols)}
+	params := kernels.ProjectParams{
+		Half: x.half, Sums: x.sums, Scale: x.scales,
+		Residual: residual,
+		Matrices: uint32(len(matrices)),
+		Stride:   uint32(pr.stride),
+		Steps:    uint32(p.steps()),
+		Segments: uint32(segments),
+	}
+	copy(params.Matrix[:], matrices)
+	warps := segments
+	if gated {
+		params.Gated = 1
+		warps *= 2
+		pr.tiles = int(matrices[0].Tiles)
+	} else {
+		for _, m := range matrices {
+			pr.tiles += int(m.Tiles)
+		}
+	}
+	var err error
+	if pr.one, err = newLaunch(x.dev, "one_"+p.scheme.kernel, 32*warps, params); err != nil {
+		return nil, err
+	}
+	if pr.few, err = newLaunch(x.dev, "few_"+p.scheme.kernel, 32*warps, params); err != nil {
+		return nil, err
+	}
+	if pr.many, err = newLaunch(x.dev, "many_"+p.scheme.kernel, 32*manyWarps, params); err != nil {
+		return nil, err
+	}
+	pr.one.how.Shared = uint32(fewShared(pr.stride, 1, warps))
+	pr.few.how.Shared = uint32(fewShared(pr.stride, fewRows, warps))
+	pr.many.how.Shared = manyShared
+	for _, l := range []*launch[kernels.ProjectParams]{pr.one, pr.few, pr.many} {
+		if l == pr.few && !pr.fewFits() {
+			continue
+		}
+		if err := x.dev.allowShared(l.kernel, int(l.how.Shared)); err != nil {
+			return nil, err
+		}
+	}
+	return pr, nil
+}
+
+// fewShared is the dynamic shared memory of one (rows 1) and few (rows 8).
+func fewShared(stride, rows, warps int) int {
+	return rows*(2*stride+32) + 4*rows*(stride/16+1) + 4*warps*tileRows*rows
+}
+
+func (pr *product) fewFits() bool { return pr.few.how.Shared <= fewSharedLimit }
+
+// run multiplies the rows that prepare has left.
+func (pr *product) run(x *executable, rows int) error {
+	l := pr.many
+	switch {
+	case rows == 1:
+		l = pr.one.grid(pr.tiles, 1, 1)
+	case rows <= fewRows && pr.fewFits():
+		l = pr.few.grid(pr.tiles, 1, 1)
+	default:
+		here := manyWarps
+		if l.params.Gated != 0 {
+			here /= 2
+		}
+		l.grid(ceilDiv(rows, manyRows), ceilDiv(pr.tiles, here), 1)
+	}
+	l.params.Rows = uint32(rows)
+	return start(x.dev, l, x.dev.stream)
+}
+
+// newPrepare makes what enters a product of the values at in.
+func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bool) (*launch[kernels.PrepareParams], error) {
+	p := kernels.PrepareParams{
+		In: in, Half: x.half, Sums: x.sums, Scale: x.scales,
+		Width: uint32(width), Stride: uint32(stride(width)),
+	}
+	if norm != nil {
+		p.Gain, p.Eps = x.vector(norm.Weight), norm.Eps
+	}
+	if wide || x.watched() {
+		p.Wide = x.wide
+	}
+	return newLaunch(x.dev, "prepare", 256, p)
+}
+
+// projection is a Project operator: one product for each format among its
+// matrices.
+type projection struct {
+	op       *device.Project
+	prepare  *launch[kernels.PrepareParams]
+	products []*product
+	floats   []*launch[kernels.ProjectF32Params]
+	gate     *launch[kernels.GateParams] // nil: none, or within the product
+}
+
+func (x *executable) newProject(op *device.Project) (operation, error) {
+	width := x.prog.Values[op.In].Width
+	in := x.values[op.In]
+	residual := uint64(0)
+	if op.Residual != device.NoValue {
+		residual = x.values[op.Residual]
+	}
+	o := &projection{op: op}
+	outs := make([]uint64, len(op.Mats))
+	for i, m := range op.Mats {
+		if m.Out != device.NoValue {
+			outs[i] = x.values[m.Out]
+		}
+	}
+	formats := make([]string, len(op.Mats))
+	anyFloat := false
+	for i, m := range op.Mats {
+		formats[i] = x.prog.Tensors[m.Weight].Format.Name
+		anyFloat = anyFloat || x.isFloat32(m.Weight)
+	}
+	gated := op.Act != device.ActNone
+	together := gated && formats[0] == formats[1] && !anyFloat
+	if gated && !together {
+		// Both products first, then the gate, which takes the residual's place in
+		// the order: a gated product has none.
+		if err := x.newGate(o, outs[0]); err != nil {
+			return nil, err
+		}
+		copy(outs, x.spare[:])
+	}
+	var err error
+	if o.prepare, err = x.newPrepare(in, width, op.Norm, anyFloat); err != nil {
+		return nil, err
+	}
+	done := make([]bool, len(op.Mats))
+	for i, m := range op.Mats {
+		if done[i] {
+			continue
+		}
+		if x.isFloat32(m.Weight) {
+			l, err := x.newFloat32(m, outs[i], residual)
+			if err != nil {
+				return nil, err
+			}
+			o.floats = append(o.floats, l)
+			continue
+		}
+		var same []kernels.Matrix
+		for j := i; j < len(op.Mats); j++ {
+			if formats[j] == formats[i] && (!gated || together) {
+				same = append(same, x.matrix(op.Mats[j].Weight, op.Mats[j].Bias, outs[j]))
+				done[j] = true
+			}
+		}
+		if len(same) == 0 { // one half of a pair of two formats
+			same = append(same, x.matrix(m.Weight, m.Bias, outs[i]))
+		}
+		for at := 0; at < len(same); at += maxMatrices {
+			part := same[at:min(at+maxMatrices, len(same))]
+			pr, err := x.newProduct(m.Weight, part, together, residual)
+			if err != nil {
+				return nil, err
+			}
+			o.products = append(o.products, pr)
+		}
+	}
+	return o, nil
+}
+
+// maxMatrices is how many a launch takes (ProjectParams).
+const maxMatrices = len(kernels.ProjectParams{}.Matrix)
+
+func (x *executable) newFloat32(m device.Matrix, out, residual uint64) (*launch[kernels.ProjectF32Params], error) {
+	p := &x.ws.places[m.Weight]
+	l, err := newLaunch(x.dev, "project_f32", 256, kernels.ProjectF32Params{
+		Weight: uint64(x.ws.mem.ptr) + p.offset,
+		Bias:   x.vector(m.Bias),
+		In:     x.wide, Residual: residual, Out: out,
+		Cols: uint32(p.tensor.Cols), Outs: uint32(p.tensor.Rows),
+	})
+	return l, err
+}
+
+func (x *executable) newGate(o *projection, out uint64) (err error) {
+	o.gate, err = newLaunch(x.dev, "gate", 256, kernels.GateParams{Gate: x.spare[0], Up: x.spare[1], Out: out})
+	return err
+}
+
+func (o *projection) run(x *executable, s *stepShape) error {
+	o.prepare.params.Rows = uint32(s.rows)
+	if err := start(x.dev, o.prepare.grid(s.rows, 1, 1), x.dev.stream); err != nil {
+		return err
+	}
+	if o.op.Norm != nil {
+		if err := x.tap(o.op.Norm.Stage, x.wide, s.rows, int(o.prepare.params.Width)); err != nil {
+			return err
+		}
+	}
+	for _, pr := range o.products {
+		if err := pr.run(x, s.rows); err != nil {
+			return err
+		}
+	}
+	for _, l := range o.floats {
+		l.params.Rows = uint32(s.rows)
+		if err := start(x.dev, l.grid(ceilDiv(int(l.params.Outs), 8), s.rows, 1), x.dev.stream); err != nil {
+			return err
+		}
+	}
+	if o.gate != nil {
+		n := s.rows * x.prog.Values[o.op.Mats[0].Out].Width
+		o.gate.params.Count = uint64(n)
+		if err := start(x.dev, o.gate.grid(min(ceilDiv(n, 256), 4*x.dev.props.SMs), 1, 1), x.dev.stream); err != nil {
+			return err
+		}
+	}
+	for _, m := range o.op.Mats {
+		if m.Out == device.NoValue {
+			continue
+		}
+		if err := x.tapValue(m.Out, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// logits projects the chosen rows onto the vocabulary, logitRows at a time.
+type logits struct {
+	op      *device.Logits
+	prepare *launch[kernels.PrepareParams]
+	product *product                          // or
+	float   *launch[kernels.ProjectF32Params] // of F32 weights
+}
+
+func (x *executable) newLogits(op *device.Logits) (operation, error) {
+	o := &logits{op: op}
+	var err error
+	isFloat := x.isFloat32(op.Weight)
+	if o.prepare, err = x.newPrepare(x.values[op.In], x.prog.Values[op.In].Width, op.Norm, isFloat); err != nil {
+		return nil, err
+	}
+	if isFloat {
+		o.float, err = x.newFloat32(device.Matrix{Weight: op.Weight, Bias: device.NoTensor}, x.logits, 0)
+		return o, err
+	}
+	o.product, err = x.newProduct(op.Weight, []kernels.Matrix{x.matrix(op.Weight, device.NoTensor, x.logits)}, false, 0)
+	return o, err
+}
+
+func (o *logits) run(x *executable, s *stepShape) error {
+	vocab := x.prog.Vocab
+	x.result = x.result[:0]
+	var normed []float32
+	for at := 0; at < s.logits; at += logitRows {
+		n := min(logitRows, s.logits-at)
+		o.prepare.params.Pick, o.prepare.params.Rows = x.in.pick()+uint64(4*at), uint32(n)
+		if err := start(x.dev, o.prepare.grid(n, 1, 1), x.dev.stream); err != nil {
+			return err
+		}
+		if x.watched() && o.op.Norm != nil {
+			part, err := x.fetch(x.wide, n*int(o.prepare.params.Width))
+			if err != nil {
+				return err
+			}
+			normed = append(normed, part...)
+		}
+		if o.float != nil {
+			o.float.params.Rows = uint32(n)
+			if err := start(x.dev, o.float.grid(ceilDiv(vocab, 8), n, 1), x.dev.stream); err != nil {
+				return err
+			}
+		} else if err := o.product.run(x, n); err != nil {
+			return err
+		}
+		bytes := 4 * n * vocab
+		if err := x.dev.drv.CopyToHost(x.host[:bytes], driver.Ptr(x.logits), x.dev.stream); err != nil {
+			return x.dev.wrap(err, "fetch logits")
+		}
+		if s.logits <= logitRows {
+			x.result = floats(x.host[:bytes])
+			break
+		}
+		if err := x.dev.drv.SyncStream(x.dev.stream); err != nil {
+			return x.dev.wrap(err, "fetch logits")
+		}
+		x.own = append(x.own[:at*vocab], floats(x.host[:bytes])...)
+		x.result = x.own
+	}
+	return o.show(x, s, normed)
+}
+
+// show taps the rows that the logits were made of, and the logits.
+func (o *logits) show(x *executable, s *stepShape, normed []float32) error {
+	if !x.watched() || s.logits == 0 {
+		return nil
+	}
+	if err := x.dev.drv.SyncStream(x.dev.stream); err != nil {
+		return x.dev.wrap(err, "fetch logits")
+	}
+	if o.op.Norm != nil {
+		if err := x.see(o.op.Norm.Stage, s.logits, int(o.prepare.params.Width), normed); err != nil {
+			return err
+		}
+	}
+	return x.see(o.op.Stage, s.logits, x.prog.Vocab, x.result)
+}

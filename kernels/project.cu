@@ -1,0 +1,41 @@
+// The projections of every format. See project.cuh.
+#include "project.cuh"
+#include "params_check.h"
+
+#define FORMAT(name, W) \
+	KERNEL(one_##name)(const __grid_constant__ ProjectParams p) { few<W, true>(p); } \
+	KERNEL(few_##name)(const __grid_constant__ ProjectParams p) { few<W, false>(p); } \
+	extern "C" __global__ void __launch_bounds__(MANY_WARPS * 32) many_##name(const __grid_constant__ ProjectParams p) { many<W>(p); }
+
+FORMAT(f16, WeightsF16)
+FORMAT(bf16, WeightsBF16)
+FORMAT(q4_0, WeightsQ4_0)
+FORMAT(q4_1, WeightsQ4_1)
+FORMAT(q5_0, WeightsQ5_0)
+FORMAT(q5_1, WeightsQ5_1)
+FORMAT(q8_0, WeightsQ8_0)
+FORMAT(q4_k, WeightsQ4_K)
+FORMAT(q5_k, WeightsQ5_K)
+FORMAT(q6_k, WeightsQ6_K)
+
+// Weights in float32, which models use for little: a warp computes one output of
+// one row, in float32 throughout. Grid: (outputs / warps, rows).
+KERNEL(project_f32)(const __grid_constant__ ProjectF32Params p) {
+	uint32_t lane = threadIdx.x % 32, output = (blockIdx.x * blockDim.x + threadIdx.x) / 32, row = blockIdx.y;
+	if (output >= p.outs)
+		return;
+	const float *w = (const float *)p.weight + (uint64_t)output * p.cols, *x = (const float *)p.in + (uint64_t)row * p.cols;
+	float sum = 0;
+	for (uint32_t i = lane; i < p.cols; i += 32)
+		sum = fmaf(w[i], x[i], sum);
+	for (int d = 16; d; d >>= 1)
+		sum += __shfl_xor_sync(~0u, sum, d);
+	if (lane)
+		return;
+	if (p.bias)
+		sum += ((const float *)p.bias)[output];
+	uint64_t at = (uint64_t)row * p.outs + output;
+	if (p.residual)
+		sum += ((const float *)p.residual)[at];
+	((float *)p.out)[at] = sum;
+}
