@@ -16,13 +16,29 @@ __device__ __forceinline__ void fold(float &m, float &l, float m2, float l2, flo
 	float top = fmaxf(m, m2);
 	a = __expf(m - top);
 	b = __expf(m2 - top);
-	l = l * a + l2 * b;
+	l = weigh(l, a, l2, b);
 	m = top;
+}
+
+// Element i of a head at x, rotated: the first dims elements in pairs.
+__device__ __forceinline__ float turned(const float *x, uint32_t i, uint32_t dims, bool halves, const float2 *angle) {
+	float y = x[i];
+	if (i >= dims)
+		return y;
+	const uint32_t pairs = dims / 2;
+	const bool first = halves ? i < pairs : i % 2 == 0;
+	float other = x[halves ? (first ? i + pairs : i - pairs) : i ^ 1];
+	float2 cs = angle[halves ? i % pairs : i / 2];
+	if (first)
+		return __fsub_rn(__fmul_rn(y, cs.x), __fmul_rn(other, cs.y));
+	return __fadd_rn(__fmul_rn(other, cs.y), __fmul_rn(y, cs.x));
 }
 
 // Grid: (heads + 2*kv_heads, rows); a thread rotates pairs of one head, or copies.
 // The angles of a row are those of its position.
 KERNEL(append)(const __grid_constant__ AppendParams p) {
+	let_next_start();
+	wait_for_previous();
 	const uint32_t row = blockIdx.y, dim = p.cache.head_dim, pairs = p.dims / 2;
 	const uint32_t position = ((const int32_t *)p.positions)[row], slot = position % p.cache.block_size;
 	const int32_t *table = (const int32_t *)p.tables + ((const int32_t *)p.table_of)[row];
@@ -31,33 +47,26 @@ KERNEL(append)(const __grid_constant__ AppendParams p) {
 	const float *in;
 	float *out = 0;
 	uint16_t *cached = 0;
-	bool turned = true;
+	bool rotated = true;
 	if (head < p.heads) {
 		uint64_t at = ((uint64_t)row * p.heads + head) * dim;
 		in = (const float *)p.q + at;
 		out = (float *)p.q_out + at;
 	} else {
 		head -= p.heads;
-		turned = head < p.cache.kv_heads;
-		if (!turned)
+		rotated = head < p.cache.kv_heads;
+		if (!rotated)
 			head -= p.cache.kv_heads;
 		uint64_t at = ((uint64_t)row * p.cache.kv_heads + head) * dim;
 		uint64_t to = ((block * p.cache.kv_heads + head) * p.cache.block_size + slot) * dim;
-		in = (const float *)(turned ? p.k : p.v) + at;
-		if (turned)
+		in = (const float *)(rotated ? p.k : p.v) + at;
+		if (rotated)
 			out = (float *)p.k_out + at;
-		cached = (uint16_t *)(turned ? p.cache.keys : p.cache.values) + to;
+		cached = (uint16_t *)(rotated ? p.cache.keys : p.cache.values) + to;
 	}
 	const float2 *angle = (const float2 *)p.angles + (uint64_t)row * pairs;
 	for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) {
-		float y = in[i];
-		if (turned && i < p.dims) {
-			uint32_t pair = p.halves ? i % pairs : i / 2;
-			bool first = p.halves ? i < pairs : i % 2 == 0;
-			float x = in[p.halves ? (first ? i + pairs : i - pairs) : i ^ 1];
-			float2 cs = angle[pair];
-			y = first ? y * cs.x - x * cs.y : x * cs.y + y * cs.x;
-		}
+		float y = rotated ? turned(in, i, p.dims, p.halves, angle) : in[i];
 		if (out)
 			out[i] = y;
 		if (cached)
@@ -79,11 +88,16 @@ __device__ __forceinline__ void unpack8(float *f, uint4 w) {
 // LANES lanes work on a token, 8 elements of a head each (LANES * 8 >= head_dim);
 // a warp on 32/LANES tokens, a block on 4 times as many. HEADS query heads that
 // share a KV head are served together, so that keys and values are read once.
+// With FUSED, which is for steps with one row of each sequence, it does the
+// work of append for its row on the way.
+//
 // Grid: (rows, kv_heads * groups of HEADS, splits).
-template <int LANES, int HEADS> __device__ __forceinline__ void attend(const AttendParams &p) {
+template <int LANES, int HEADS, bool FUSED> __device__ __forceinline__ void attend(const AttendParams &p) {
 	constexpr int TOKENS = 32 / LANES, STRIDE = TOKENS * WARPS, UNROLL = 4, DIM = LANES * 8;
 	__shared__ float parts[WARPS][HEADS][DIM];
 	__shared__ float2 parts_ml[WARPS][HEADS];
+	let_next_start();
+	wait_for_previous();
 	const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, sub = lane % LANES;
 	const uint32_t dim = p.cache.head_dim, group = p.heads / p.cache.kv_heads, groups = (group + HEADS - 1) / HEADS;
 	const uint32_t row = blockIdx.x, kv_head = blockIdx.y / groups, head_in_group = blockIdx.y % groups * HEADS;
@@ -94,12 +108,36 @@ template <int LANES, int HEADS> __device__ __forceinline__ void attend(const Att
 	const uint32_t all = (length + SPLIT - 1) / SPLIT;
 	const uint32_t split_begin = p.splits == 1 ? 0 : blockIdx.z, split_end = p.splits == 1 ? all : min(all, split_begin + 1);
 
+	const float2 *angle = (const float2 *)p.angles + (uint64_t)row * (p.dims / 2);
+	if (split_begin >= split_end)
+		return;
+
+	// Queries, and with FUSED the row's own key and value, for all warps.
+	__shared__ float queries[HEADS][DIM];
+	__shared__ uint4 fresh[2][LANES];
+	for (uint32_t at = threadIdx.x; at < HEADS * DIM; at += WARPS * 32) {
+		uint32_t h = at / DIM, i = at % DIM;
+		float x = 0;
+		if (h < heads && i < dim) {
+			const float *head = (const float *)p.q + ((uint64_t)row * p.heads + first_head + h) * dim;
+			x = __fmul_rn(FUSED ? turned(head, i, p.dims, p.halves, angle) : head[i], p.scale);
+		}
+		queries[h][i] = x;
+	}
+	if (FUSED)
+		for (uint32_t i = threadIdx.x * 2; i < 2 * dim; i += WARPS * 64) {
+			const bool key = i < dim;
+			const float *x = (const float *)(key ? p.k : p.v) + ((uint64_t)row * p.cache.kv_heads + kv_head) * dim;
+			uint32_t e = key ? i : i - dim, dims = key ? p.dims : 0;
+			((uint32_t *)fresh[!key])[e / 2] = pack_half(turned(x, e, dims, p.halves, angle), turned(x, e + 1, dims, p.halves, angle));
+		}
+	__syncthreads();
 	float q[HEADS][8];
 #pragma unroll
 	for (int h = 0; h < HEADS; h++)
 #pragma unroll
 		for (int i = 0; i < 8; i++)
-			q[h][i] = active && h < heads ? ((const float *)p.q)[((uint64_t)row * p.heads + first_head + h) * dim + sub * 8 + i] * p.scale : 0;
+			q[h][i] = queries[h][sub * 8 + i];
 
 	// Where the whole row's result gathers: thread t has elements t, t + 128, ...
 	// of the heads.
@@ -125,8 +163,18 @@ template <int LANES, int HEADS> __device__ __forceinline__ void attend(const Att
 				k[u] = v[u] = make_uint4(0, 0, 0, 0);
 				if (active && t < end) {
 					uint64_t at = (((uint64_t)table[t / p.cache.block_size] * p.cache.kv_heads + kv_head) * p.cache.block_size + t % p.cache.block_size) * dim + sub * 8;
-					k[u] = *(const uint4 *)((const uint16_t *)p.cache.keys + at);
-					v[u] = *(const uint4 *)((const uint16_t *)p.cache.values + at);
+					uint4 *key = (uint4 *)((uint16_t *)p.cache.keys + at), *value = (uint4 *)((uint16_t *)p.cache.values + at);
+					if (FUSED && t + 1 == length) {
+						k[u] = fresh[0][sub];
+						v[u] = fresh[1][sub];
+						if (head_in_group == 0) {
+							*key = k[u];
+							*value = v[u];
+						}
+					} else {
+						k[u] = *key;
+						v[u] = *value;
+					}
 				}
 			}
 			float s[HEADS][UNROLL];
@@ -136,13 +184,13 @@ template <int LANES, int HEADS> __device__ __forceinline__ void attend(const Att
 				unpack8(f, k[u]);
 #pragma unroll
 				for (int h = 0; h < HEADS; h++) {
-					float a = q[h][0] * f[0];
+					float a = __fmul_rn(q[h][0], f[0]);
 #pragma unroll
 					for (int i = 1; i < 8; i++)
 						a = fmaf(q[h][i], f[i], a);
 #pragma unroll
 					for (int d = LANES / 2; d; d >>= 1)
-						a += __shfl_xor_sync(~0u, a, d);
+						a = __fadd_rn(a, __shfl_xor_sync(~0u, a, d));
 					s[h][u] = t0 + u * STRIDE < end ? a : -1e30f;
 				}
 			}
@@ -154,10 +202,10 @@ template <int LANES, int HEADS> __device__ __forceinline__ void attend(const Att
 					top = fmaxf(top, s[h][u]);
 				float c = __expf(m[h] - top);
 				m[h] = top;
-				l[h] *= c;
+				l[h] = __fmul_rn(l[h], c);
 #pragma unroll
 				for (int i = 0; i < 8; i++)
-					o[h][i] *= c;
+					o[h][i] = __fmul_rn(o[h][i], c);
 			}
 #pragma unroll
 			for (int u = 0; u < UNROLL; u++) {
@@ -166,7 +214,7 @@ template <int LANES, int HEADS> __device__ __forceinline__ void attend(const Att
 #pragma unroll
 				for (int h = 0; h < HEADS; h++) {
 					float e = t0 + u * STRIDE < end ? __expf(s[h][u] - m[h]) : 0;
-					l[h] += e;
+					l[h] = __fadd_rn(l[h], e);
 #pragma unroll
 					for (int i = 0; i < 8; i++)
 						o[h][i] = fmaf(e, f[i], o[h][i]);
@@ -182,7 +230,7 @@ template <int LANES, int HEADS> __device__ __forceinline__ void attend(const Att
 				fold(m[h], l[h], m2, l2, a, b);
 #pragma unroll
 				for (int i = 0; i < 8; i++)
-					o[h][i] = o[h][i] * a + __shfl_xor_sync(~0u, o[h][i], d) * b;
+					o[h][i] = weigh(o[h][i], a, __shfl_xor_sync(~0u, o[h][i], d), b);
 			}
 		__syncthreads(); // the last split's parts have been read
 		if (lane < LANES) {
@@ -205,7 +253,7 @@ template <int LANES, int HEADS> __device__ __forceinline__ void attend(const Att
 			float x = parts[0][h][i], a, b;
 			for (int w = 1; w < WARPS; w++) {
 				fold(ml.x, ml.y, parts_ml[w][h].x, parts_ml[w][h].y, a, b);
-				x = x * a + parts[w][h][i] * b;
+				x = weigh(x, a, parts[w][h][i], b);
 			}
 			if (p.splits > 1) {
 				uint64_t to = ((uint64_t)row * p.heads + first_head + h) * p.splits + split;
@@ -218,7 +266,7 @@ template <int LANES, int HEADS> __device__ __forceinline__ void attend(const Att
 				result_l[n] = ml.y;
 			} else {
 				fold(result_m[n], result_l[n], ml.x, ml.y, a, b);
-				result[n] = result[n] * a + x * b;
+				result[n] = weigh(result[n], a, x, b);
 			}
 		}
 	}
@@ -233,7 +281,8 @@ template <int LANES, int HEADS> __device__ __forceinline__ void attend(const Att
 }
 
 #define ATTEND(lanes, heads) \
-	extern "C" __global__ void __launch_bounds__(WARPS * 32) attend_##lanes##x##heads(const __grid_constant__ AttendParams p) { attend<lanes, heads>(p); }
+	extern "C" __global__ void __launch_bounds__(WARPS * 32) attend_##lanes##x##heads(const __grid_constant__ AttendParams p) { attend<lanes, heads, false>(p); } \
+	extern "C" __global__ void __launch_bounds__(WARPS * 32) attend_append_##lanes##x##heads(const __grid_constant__ AttendParams p) { attend<lanes, heads, true>(p); }
 #define ATTEND_HEADS(lanes) ATTEND(lanes, 1) ATTEND(lanes, 4)
 ATTEND_HEADS(4)
 ATTEND_HEADS(8)
@@ -242,6 +291,8 @@ ATTEND_HEADS(32)
 
 // Folds a row's splits. Grid: (heads, rows).
 KERNEL(combine)(const __grid_constant__ CombineParams p) {
+	let_next_start();
+	wait_for_previous();
 	const uint32_t head = blockIdx.x, row = blockIdx.y, length = ((const int32_t *)p.positions)[row] + 1;
 	const uint32_t splits = (length + SPLIT - 1) / SPLIT;
 	const uint64_t at = ((uint64_t)row * p.heads + head) * p.splits;
@@ -252,7 +303,7 @@ KERNEL(combine)(const __grid_constant__ CombineParams p) {
 		float x = parts[i], a, b;
 		for (uint32_t s = 1; s < splits; s++) {
 			fold(ml.x, ml.y, parts_ml[s].x, parts_ml[s].y, a, b);
-			x = x * a + parts[(uint64_t)s * p.head_dim + i] * b;
+			x = weigh(x, a, parts[(uint64_t)s * p.head_dim + i], b);
 		}
 		((float *)p.out)[((uint64_t)row * p.heads + head) * p.head_dim + i] = x / ml.y;
 	}

@@ -70,4 +70,22 @@ __device__ __forceinline__ void mma(float *d, const uint32_t *a, uint2 b) {
 	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 }
 
+// Programmatic dependent launch: a kernel lets its successor start at once, and
+// waits for its predecessor's results where it needs them. Launched without it,
+// both do nothing.
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+	asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+	asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// a*b + c*d with one order of roundings wherever it is inlined: left to itself,
+// the compiler fuses either product.
+__device__ __forceinline__ float weigh(float a, float b, float c, float d) { return fmaf(a, b, __fmul_rn(c, d)); }
+
 __device__ __forceinline__ float silu(float x) { return x / (1.f + __expf(-x)); }

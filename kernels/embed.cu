@@ -77,6 +77,8 @@ KERNEL(dequantize)(const __grid_constant__ DequantizeParams p) {
 
 // Grid: (columns / threads, rows).
 KERNEL(embed)(const __grid_constant__ EmbedParams p) {
+	let_next_start();
+	wait_for_previous();
 	uint32_t col = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
 	if (col < p.table.cols)
 		((float *)p.out)[(uint64_t)row * p.table.cols + col] = dequantized(p.table, ((const int32_t *)p.tokens)[row], col);
@@ -85,6 +87,8 @@ KERNEL(embed)(const __grid_constant__ EmbedParams p) {
 // Cosine and sine of position * frequency, in double: at position 30,000 a
 // float's angle would be off by 1e-3. Grid: (pairs / threads, rows).
 KERNEL(angles)(const __grid_constant__ AnglesParams p) {
+	let_next_start();
+	wait_for_previous();
 	uint32_t pair = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
 	if (pair >= p.pairs)
 		return;

@@ -18,6 +18,8 @@
 //	pair<OFFSET>(chunk, a, b, scale, offset)     32 columns with one scale
 //	single(chunk, a, scale, offset)              16 columns with one scale
 //
+// UNROLL steps are on their way at a time; BLOCKS of 512 threads should fit on a
+// multiprocessor, which bounds the registers.
 // scale[0] and offset[0] belong to row l/4, [1] to row l/4 + 8.
 #pragma once
 #include "device.cuh"
@@ -37,7 +39,7 @@ __device__ __forceinline__ void bytes_to_fragment(uint32_t *a, uint32_t lo, uint
 #define SUBNORMAL 16777216.f // 2^24
 
 struct WeightsF16 {
-	static constexpr int CHUNKS = 1, UNROLL = 8;
+	static constexpr int CHUNKS = 1, UNROLL = 4, BLOCKS = 2;
 	uint4 w;
 	__device__ __forceinline__ void load(const Tile &t, uint32_t step, int lane) { w = load_weights(t.plane[0] + step * 512 + lane * 16); }
 	template <class S> __device__ __forceinline__ void give(S &sink, uint32_t chunk, int) const {
@@ -59,7 +61,7 @@ struct WeightsBF16 : WeightsF16 {
 };
 
 struct WeightsQ8_0 {
-	static constexpr int CHUNKS = 2, UNROLL = 4;
+	static constexpr int CHUNKS = 2, UNROLL = 4, BLOCKS = 2;
 	uint4 w;
 	uint32_t d;
 	__device__ __forceinline__ void load(const Tile &t, uint32_t step, int lane) {
@@ -80,7 +82,7 @@ struct WeightsQ8_0 {
 // Two blocks of 32 values a step: the nibbles of one in the first word of a
 // lane's row, of the other in the second.
 struct Nibbles {
-	static constexpr int CHUNKS = 4, UNROLL = 4;
+	static constexpr int CHUNKS = 4, UNROLL = 4, BLOCKS = 1;
 	uint4 w;
 	// Values of block n (0 or 1); high holds a fifth bit for each, or 0.
 	__device__ __forceinline__ void fragments(uint32_t *a, uint32_t *b, int n, uint32_t high0, uint32_t high1, int lane) const {
@@ -190,7 +192,7 @@ struct GroupScales {
 // A block of 256 values a step, in four units of 64: low nibbles are group 2u, high
 // nibbles group 2u + 1.
 template <bool FIFTH> struct WeightsK45 {
-	static constexpr int CHUNKS = 16, UNROLL = 1;
+	static constexpr int CHUNKS = 16, UNROLL = 1, BLOCKS = 1;
 	uint4 w[4], h, s0, s1;
 	__device__ __forceinline__ void load(const Tile &t, uint32_t step, int lane) {
 #pragma unroll
@@ -230,7 +232,7 @@ typedef WeightsK45<true> WeightsQ5_K;
 // A block of 256 values a step, in two halves of 128 = four runs of 32: runs 0 and
 // 1 in the low nibbles of two units, 2 and 3 in the high ones.
 struct WeightsQ6_K {
-	static constexpr int CHUNKS = 16, UNROLL = 1;
+	static constexpr int CHUNKS = 16, UNROLL = 1, BLOCKS = 1;
 	uint4 w[4], h[2], s0, s1;
 	uint32_t d;
 	__device__ __forceinline__ void load(const Tile &t, uint32_t step, int lane) {

@@ -113,21 +113,27 @@ struct Matrix {
 	uint32_t tiles; // of 16 outputs
 };
 
-// kernel: few_*
 // kernel: one_*
+// kernel: few_*
 // kernel: many_*
 struct ProjectParams {
 	Matrix matrix[3];
-	uint64_t half;     // *half, rows x stride: prepare's
+	uint64_t in;       // *float, rows of width values: what one and few take
+	uint64_t pick;     // *int32, the rows of in to take, or 0: all
+	uint64_t gain;     // *float, or 0: no normalization
+	uint64_t half;     // *half, rows x stride: prepare's, which many takes
 	uint64_t sums;     // *float
 	uint64_t scale;    // *float
 	uint64_t residual; // *float, rows x outs of the first matrix, or 0
 	uint32_t matrices;
 	uint32_t rows;
+	uint32_t width;
 	uint32_t stride;
 	uint32_t steps;    // of the format, in a row of weights
 	uint32_t segments; // parts of a row that are summed apart
 	uint32_t gated;    // two matrices, silu(first) * second
+	uint32_t tiles;    // of all matrices; of one with a gate
+	float eps;
 };
 
 // kernel: project_f32
@@ -193,6 +199,13 @@ struct AttendParams {
 	uint32_t heads;
 	uint32_t splits; // 1: each block walks all of a row's positions
 	float scale;
+	// Of a step with one row of each sequence: the row's key and value are not
+	// in the cache yet, nor are queries rotated (see append). 0 in k: they are.
+	uint64_t k;
+	uint64_t v;
+	uint64_t angles;
+	uint32_t dims;
+	uint32_t halves;
 };
 
 // kernel: combine

@@ -1,10 +1,11 @@
 // The projections of every format. See project.cuh.
+
 #include "project.cuh"
 #include "params_check.h"
 
 #define FORMAT(name, W) \
-	KERNEL(one_##name)(const __grid_constant__ ProjectParams p) { few<W, true>(p); } \
-	KERNEL(few_##name)(const __grid_constant__ ProjectParams p) { few<W, false>(p); } \
+	extern "C" __global__ void __launch_bounds__(FEW_THREADS, W::BLOCKS) one_##name(const __grid_constant__ ProjectParams p) { few<W, true>(p); } \
+	extern "C" __global__ void __launch_bounds__(FEW_THREADS, W::BLOCKS) few_##name(const __grid_constant__ ProjectParams p) { few<W, false>(p); } \
 	extern "C" __global__ void __launch_bounds__(MANY_WARPS * 32) many_##name(const __grid_constant__ ProjectParams p) { many<W>(p); }
 
 FORMAT(f16, WeightsF16)
@@ -21,6 +22,8 @@ FORMAT(q6_k, WeightsQ6_K)
 // Weights in float32, which models use for little: a warp computes one output of
 // one row, in float32 throughout. Grid: (outputs / warps, rows).
 KERNEL(project_f32)(const __grid_constant__ ProjectF32Params p) {
+	let_next_start();
+	wait_for_previous();
 	uint32_t lane = threadIdx.x % 32, output = (blockIdx.x * blockDim.x + threadIdx.x) / 32, row = blockIdx.y;
 	if (output >= p.outs)
 		return;

@@ -1,13 +1,15 @@
 // Projections: rows of activations times weight matrices, y = W x + bias, with
-// an optional gate or residual.
+// an optional norm before and a gate or residual after.
 //
 // One arithmetic, two kernels. A row of weights is cut into segments (by the
 // host, from the matrix's shape alone). Within a segment the tensor cores add up
 // chunk after chunk; the sums of the segments are added in order. few (up to 8
 // rows) gives each segment to a warp of its own, so that many warps wait for
-// memory together; many walks through the segments with 64 rows at once. A row
-// gets the same bits from both, in any company.
+// memory together, and rounds its rows itself; many takes what kernel prepare has
+// rounded, and walks through the segments with 64 rows at once. A row gets the
+// same bits from both, in any company.
 #pragma once
+#include "activations.cuh"
 #include "formats.cuh"
 
 // Which matrix and which of its tiles a tile number of the launch means.
@@ -51,6 +53,8 @@ template <class W> __device__ __forceinline__ Tile tile_of(const Matrix &m, uint
 	t.plane[3] = (const char *)m.plane[3] + n * d;
 	return t;
 }
+
+static constexpr int FEW_THREADS = 512; // at most: 16 segments, or 8 of a gated pair
 
 // The activations that a sink reads, in shared memory: rows of halves and their
 // sums. A row is padded so that 8 rows of 32 bytes lie in different banks.
@@ -125,102 +129,165 @@ template <int GROUPS, bool ONE> struct Sink {
 };
 
 // The last touch, by one thread for one output of one row. sum is the product,
-// other the second matrix's where there is a gate.
-__device__ __forceinline__ void finish(const ProjectParams &p, const Matrix &m, uint32_t output, uint32_t row, float sum, float other) {
-	float scale = ((const float *)p.scale)[row];
-	float y = sum * scale;
+// other the second matrix's where there is a gate; scale is the row's factor.
+__device__ __forceinline__ void finish(const ProjectParams &p, const Matrix &m, uint32_t output, uint32_t row, float sum, float other, float scale, float residual) {
+	float y = __fmul_rn(sum, scale);
 	if (m.bias)
-		y += ((const float *)m.bias)[output];
+		y = __fadd_rn(y, ((const float *)m.bias)[output]);
 	if (p.gated) {
-		other *= scale;
+		other = __fmul_rn(other, scale);
 		if (p.matrix[1].bias)
-			other += ((const float *)p.matrix[1].bias)[output];
-		y = silu(y) * other;
+			other = __fadd_rn(other, ((const float *)p.matrix[1].bias)[output]);
+		y = __fmul_rn(silu(y), other);
 	}
-	uint64_t at = (uint64_t)row * m.outs + output;
 	if (p.residual)
-		y += ((const float *)p.residual)[at];
-	((float *)m.out)[at] = y;
+		y = __fadd_rn(y, residual);
+	((float *)m.out)[(uint64_t)row * m.outs + output] = y;
+}
+
+__device__ __forceinline__ float residual_of(const ProjectParams &p, const Matrix &m, uint32_t output, uint32_t row) {
+	return p.residual && output < m.outs ? ((const float *)p.residual)[(uint64_t)row * m.outs + output] : 0.f;
 }
 
 __device__ __forceinline__ uint32_t segment_begin(uint32_t segment, const ProjectParams &p) { return segment * p.steps / p.segments; }
 
-// Up to 8 rows. A block is one tile of 16 outputs (of both matrices with a gate); a
-// warp is one segment. Dynamic shared memory: the activations, then the sums
-// of the segments: few_shared() in the host's words.
+__device__ __forceinline__ float largest_of(const float *largest) {
+	float most = 0;
+#pragma unroll
+	for (int w = 0; w < NORM_WARPS; w++)
+		most = fmaxf(most, largest[w]);
+	return most;
+}
+
+// Up to 8 rows. A block works on one tile of 16 outputs at a time (of both
+// matrices with a gate), a warp on one segment of it. What does not depend on
+// the kernel before comes first: it may still be running.
+//
+// Dynamic shared memory, fewShared in the host's words: the rows as halves, their
+// sums, the sums of the segments of two tiles, squares and largest by row.
 template <class W, bool ONE> __device__ __forceinline__ void few(const ProjectParams &p) {
 	extern __shared__ __align__(16) char shared[];
-	const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+	constexpr uint32_t ROWS = ONE ? 1 : 8;
+	const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
 	const uint32_t half_stride = p.stride * 2 + 32, sum_stride = p.stride / 16 + 1;
-	const uint32_t padded = ONE ? 1 : 8;
-	float *sums = (float *)(shared + padded * half_stride);
-	float *parts = sums + padded * sum_stride; // [matrix][segment][16 outputs][rows]
+	float *sums = (float *)(shared + ROWS * half_stride);
+	float *parts = sums + ROWS * sum_stride; // [2][matrix][segment][16 outputs][rows]
+	float *squares = parts + 2 * warps * 16 * ROWS, *largest = squares + ROWS * NORM_WARPS;
 
-	Place place(p, blockIdx.x);
-	uint32_t part = p.gated ? warp / p.segments : 0, segment = warp - part * p.segments;
-	const Matrix &m = p.matrix[p.gated ? part : place.matrix];
-	Tile tile = tile_of<W>(m, place.tile, p.steps);
-	uint32_t step = segment_begin(segment, p), end = segment_begin(segment + 1, p);
+	let_next_start();
+	const uint32_t part = p.gated ? warp / p.segments : 0, segment = warp - part * p.segments;
+	const uint32_t begin = segment_begin(segment, p), end = segment_begin(segment + 1, p);
+	uint32_t n = blockIdx.x;
+	Place place(p, n);
+	Tile tile = tile_of<W>(p.matrix[p.gated ? part : place.matrix], place.tile, p.steps);
 	W w[W::UNROLL];
-#pragma unroll
-	for (int u = 0; u < W::UNROLL; u++)
-		if (step + u < end)
-			w[u].load(tile, step + u, lane);
-
-	// Rows that are not there are read by no output that is used.
-	for (uint32_t r = 0; r < p.rows; r++) {
-		const uint4 *from = (const uint4 *)((const char *)p.half + (uint64_t)r * p.stride * 2);
-		for (uint32_t i = threadIdx.x; i < p.stride / 8; i += blockDim.x)
-			*(uint4 *)(shared + r * half_stride + i * 16) = from[i];
-		for (uint32_t i = threadIdx.x; i < p.stride / 16; i += blockDim.x)
-			sums[r * sum_stride + i] = ((const float *)p.sums)[r * (p.stride / 16) + i];
-	}
-	__syncthreads();
-
-	Activations x = {shared, sums, half_stride, sum_stride};
-	Sink<1, ONE> sink(x, lane);
-	while (step < end) {
+	auto load_first = [&] {
 #pragma unroll
 		for (int u = 0; u < W::UNROLL; u++)
-			if (step + u < end) {
-				W now = w[u];
-				if (step + u + W::UNROLL < end)
-					w[u].load(tile, step + u + W::UNROLL, lane);
-				now.give(sink, (step + u) * W::CHUNKS, lane);
+			if (begin + u < end)
+				w[u].load(tile, begin + u, lane);
+	};
+	load_first();
+	const float *gain = (const float *)p.gain;
+
+	wait_for_previous();
+	const uint32_t rows = ONE ? 1 : p.rows;
+	// A second round is for rows with values that halves do not hold as they are.
+	float factor = 1; // of the row that the thread will finish
+	for (bool first = true, again = true; again; first = false) {
+		for (uint32_t r = 0; r < rows; r++) {
+			const float *in = (const float *)p.in + (uint64_t)(p.pick ? ((const int32_t *)p.pick)[r] : r) * p.width;
+			float down = 1, up;
+			if (!first)
+				row_scale(largest_of(largest + r * NORM_WARPS), &down, &up);
+			for (uint32_t vw = warp; vw < NORM_WARPS; vw += warps) {
+				float sum = 0, most = 0;
+				for (uint32_t at = vw * 256; at < p.stride; at += NORM_WARPS * 256) {
+					uint32_t e = at + lane * 8;
+					Octet x, g;
+					x.load(in, e, p.width);
+					if (gain)
+						g.load(gain, e, p.width);
+					sum = x.squares(sum);
+					if (gain)
+						x.multiply(g);
+					most = x.largest(most);
+					float s = 0;
+					if (e < p.stride)
+						s = x.round(shared + r * half_stride + e * 2, down);
+					s = __fadd_rn(s, __shfl_xor_sync(~0u, s, 1));
+					if (e < p.stride && lane % 2 == 0)
+						sums[r * sum_stride + e / 16] = s;
+				}
+				sum = warp_sum(sum);
+				most = warp_max(most);
+				if (lane == 0 && first) {
+					squares[r * NORM_WARPS + vw] = sum;
+					largest[r * NORM_WARPS + vw] = most;
+				}
 			}
-		step += W::UNROLL;
-	}
-	const uint32_t columns = ONE ? 1 : 8;
-	float *mine = parts + warp * 16 * columns;
-	if (ONE) {
-		if (lane % 4 == 0) {
-			mine[lane / 4] = sink.v[0][0];
-			mine[lane / 4 + 8] = sink.v[0][2];
 		}
-	} else {
-		float *at = mine + lane / 4 * 8 + lane % 4 * 2;
-		at[0] = sink.v[0][0];
-		at[1] = sink.v[0][1];
-		at[64] = sink.v[0][2];
-		at[65] = sink.v[0][3];
+		__syncthreads();
+		again = false; // the same in all threads
+		for (uint32_t r = 0; r < rows; r++) {
+			float down, up;
+			again |= row_scale(largest_of(largest + r * NORM_WARPS), &down, &up);
+			if (r == threadIdx.x / 16)
+				factor = __fmul_rn(gain ? inverse_rms(squares + r * NORM_WARPS, p.width, p.eps) : 1.f, up);
+		}
+		again &= first;
 	}
-	__syncthreads();
-	for (uint32_t i = threadIdx.x; i < 16 * p.rows; i += blockDim.x) {
-		uint32_t output = place.tile * 16 + i % 16, row = i / 16;
+
+	Activations x = {shared, sums, half_stride, sum_stride};
+	const uint32_t output_in_tile = threadIdx.x % 16, row = threadIdx.x / 16;
+	for (uint32_t turn = 0; n < p.tiles; turn++) {
 		const Matrix &first = p.matrix[place.matrix];
-		if (output >= first.outs)
-			continue;
-		const float *s = parts + i % 16 * columns + row;
-		float sum = s[0], other = 0;
-		for (uint32_t g = 1; g < p.segments; g++)
-			sum += s[g * 16 * columns];
-		if (p.gated) {
-			s += p.segments * 16 * columns;
-			other = s[0];
-			for (uint32_t g = 1; g < p.segments; g++)
-				other += s[g * 16 * columns];
+		const uint32_t output = place.tile * 16 + output_in_tile;
+		float residual = row < rows ? residual_of(p, first, output, row) : 0;
+		Sink<1, ONE> sink(x, lane);
+		for (uint32_t step = begin; step < end; step += W::UNROLL) {
+#pragma unroll
+			for (int u = 0; u < W::UNROLL; u++)
+				if (step + u < end) {
+					W now = w[u];
+					if (step + u + W::UNROLL < end)
+						w[u].load(tile, step + u + W::UNROLL, lane);
+					now.give(sink, (step + u) * W::CHUNKS, lane);
+				}
 		}
-		finish(p, first, output, row, sum, other);
+		n += gridDim.x;
+		if (n < p.tiles) {
+			place = Place(p, n);
+			tile = tile_of<W>(p.matrix[p.gated ? part : place.matrix], place.tile, p.steps);
+			load_first();
+		}
+		float *here = parts + turn % 2 * warps * 16 * ROWS, *mine = here + warp * 16 * ROWS;
+		if (ONE) {
+			if (lane % 4 == 0) {
+				mine[lane / 4] = sink.v[0][0];
+				mine[lane / 4 + 8] = sink.v[0][2];
+			}
+		} else {
+			float *at = mine + lane / 4 * 8 + lane % 4 * 2;
+			at[0] = sink.v[0][0];
+			at[1] = sink.v[0][1];
+			at[64] = sink.v[0][2];
+			at[65] = sink.v[0][3];
+		}
+		__syncthreads();
+		if (row < rows && output < first.outs) {
+			const float *s = here + output_in_tile * ROWS + row;
+			float sum = s[0], other = 0;
+			for (uint32_t g = 1; g < p.segments; g++)
+				sum = __fadd_rn(sum, s[g * 16 * ROWS]);
+			if (p.gated) {
+				s += p.segments * 16 * ROWS;
+				other = s[0];
+				for (uint32_t g = 1; g < p.segments; g++)
+					other = __fadd_rn(other, s[g * 16 * ROWS]);
+			}
+			finish(p, first, output, row, sum, other, factor, residual);
+		}
 	}
 }
 
@@ -262,8 +329,10 @@ template <class W> __device__ __forceinline__ void many(const ProjectParams &p) 
 	Sink<MANY_ROWS / 8, false> sink(x, lane);
 	float total[MANY_ROWS / 8][4];
 	uint32_t segment = 0, end = segment_begin(1, p), stages = (p.steps + PER_STAGE - 1) / PER_STAGE;
+	let_next_start();
 	W next;
 	next.load(tile, 0, lane);
+	wait_for_previous();
 	stage(0, 0);
 	for (uint32_t n = 0; n < stages; n++) {
 		if (n + 1 < stages) {
@@ -282,12 +351,12 @@ template <class W> __device__ __forceinline__ void many(const ProjectParams &p) 
 			if (step + 1 < p.steps)
 				next.load(tile, step + 1, lane);
 			now.give(sink, i * W::CHUNKS, lane);
-			if (step + 1 == end) {
+			while (segment < p.segments && step + 1 >= end) { // a segment may be empty
 #pragma unroll
 				for (int g = 0; g < MANY_ROWS / 8; g++)
 #pragma unroll
 					for (int j = 0; j < 4; j++)
-						total[g][j] = segment ? total[g][j] + sink.v[g][j] : sink.v[g][j];
+						total[g][j] = segment ? __fadd_rn(total[g][j], sink.v[g][j]) : sink.v[g][j];
 				sink.clear();
 				segment++;
 				end = segment_begin(segment + 1, p);
@@ -312,6 +381,7 @@ template <class W> __device__ __forceinline__ void many(const ProjectParams &p) 
 		if (!there.there || row >= p.rows || output >= first.outs)
 			continue;
 		uint32_t w = p.gated ? t * 2 : t;
-		finish(p, first, output, row, parts[(w * 16 + o) * (MANY_ROWS + 1) + r], p.gated ? parts[((w + 1) * 16 + o) * (MANY_ROWS + 1) + r] : 0.f);
+		finish(p, first, output, row, parts[(w * 16 + o) * (MANY_ROWS + 1) + r], p.gated ? parts[((w + 1) * 16 + o) * (MANY_ROWS + 1) + r] : 0.f,
+		       ((const float *)p.scale)[row], residual_of(p, first, output, row));
 	}
 }

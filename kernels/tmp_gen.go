@@ -86,16 +86,23 @@ type Matrix struct {
 
 type ProjectParams struct {
 	Matrix   [3]Matrix
+	In       uint64
+	Pick     uint64
+	Gain     uint64
 	Half     uint64
 	Sums     uint64
 	Scale    uint64
 	Residual uint64
 	Matrices uint32
 	Rows     uint32
+	Width    uint32
 	Stride   uint32
 	Steps    uint32
 	Segments uint32
 	Gated    uint32
+	Tiles    uint32
+	Eps      float32
+	_        [4]byte
 }
 
 type ProjectF32Params struct {
@@ -156,6 +163,11 @@ type AttendParams struct {
 	Heads     uint32
 	Splits    uint32
 	Scale     float32
+	K         uint64
+	V         uint64
+	Angles    uint64
+	Dims      uint32
+	Halves    uint32
 }
 
 type CombineParams struct {
@@ -183,7 +195,7 @@ func Families() []Family {
 		{"load", []Kernel{{"hash_tensor", 192}, {"repack", 208}}},
 		{"embed", []Kernel{{"angles", 32}, {"dequantize", 208}, {"embed", 208}}},
 		{"prepare", []Kernel{{"gate", 32}, {"prepare", 72}}},
-		{"project", []Kernel{{"few_bf16", 224}, {"few_f16", 224}, {"few_q4_0", 224}, {"few_q4_1", 224}, {"few_q4_k", 224}, {"few_q5_0", 224}, {"few_q5_1", 224}, {"few_q5_k", 224}, {"few_q6_k", 224}, {"few_q8_0", 224}, {"many_bf16", 224}, {"many_f16", 224}, {"many_q4_0", 224}, {"many_q4_1", 224}, {"many_q4_k", 224}, {"many_q5_0", 224}, {"many_q5_1", 224}, {"many_q5_k", 224}, {"many_q6_k", 224}, {"many_q8_0", 224}, {"one_bf16", 224}, {"one_f16", 224}, {"one_q4_0", 224}, {"one_q4_1", 224}, {"one_q4_k", 224}, {"one_q5_0", 224}, {"one_q5_1", 224}, {"one_q5_k", 224}, {"one_q6_k", 224}, {"one_q8_0", 224}, {"project_f32", 56}}},
-		{"attention", []Kernel{{"append", 120}, {"attend_16x1", 104}, {"attend_16x4", 104}, {"attend_32x1", 104}, {"attend_32x4", 104}, {"attend_4x1", 104}, {"attend_4x4", 104}, {"attend_8x1", 104}, {"attend_8x4", 104}, {"combine", 48}}},
+		{"project", []Kernel{{"few_bf16", 264}, {"few_f16", 264}, {"few_q4_0", 264}, {"few_q4_1", 264}, {"few_q4_k", 264}, {"few_q5_0", 264}, {"few_q5_1", 264}, {"few_q5_k", 264}, {"few_q6_k", 264}, {"few_q8_0", 264}, {"many_bf16", 264}, {"many_f16", 264}, {"many_q4_0", 264}, {"many_q4_1", 264}, {"many_q4_k", 264}, {"many_q5_0", 264}, {"many_q5_1", 264}, {"many_q5_k", 264}, {"many_q6_k", 264}, {"many_q8_0", 264}, {"one_bf16", 264}, {"one_f16", 264}, {"one_q4_0", 264}, {"one_q4_1", 264}, {"one_q4_k", 264}, {"one_q5_0", 264}, {"one_q5_1", 264}, {"one_q5_k", 264}, {"one_q6_k", 264}, {"one_q8_0", 264}, {"project_f32", 56}}},
+		{"attention", []Kernel{{"append", 120}, {"attend_16x1", 136}, {"attend_16x4", 136}, {"attend_32x1", 136}, {"attend_32x4", 136}, {"attend_4x1", 136}, {"attend_4x4", 136}, {"attend_8x1", 136}, {"attend_8x4", 136}, {"attend_append_16x1", 136}, {"attend_append_16x4", 136}, {"attend_append_32x1", 136}, {"attend_append_32x4", 136}, {"attend_append_4x1", 136}, {"attend_append_4x4", 136}, {"attend_append_8x1", 136}, {"attend_append_8x4", 136}, {"combine", 48}}},
 	}
 }

@@ -89,11 +89,15 @@ type Weights interface {
 	Close() error
 }
 
+// MaxPiece is how many bytes an upload moves at once, at most. Pieces begin at
+// multiples of 8 bytes and, but for a tensor's last, are such multiples long.
+const MaxPiece = 4 << 20
+
 // Uploader moves bytes of tensors to the device. Not for concurrent use.
 type Uploader interface {
-	// Buffer returns n bytes to be filled with the bytes of a tensor from
-	// byte off on. It may wait for earlier uploads. The buffer is valid until
-	// Commit.
+	// Buffer returns n bytes, at most MaxPiece, to be filled with the bytes of
+	// a tensor from byte off on. It may wait for earlier uploads. The buffer
+	// is valid until Commit.
 	Buffer(tensor, off, n int) ([]byte, error)
 
 	// Commit sends the buffer on its way; it does not wait for the arrival.

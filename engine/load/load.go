@@ -50,7 +50,7 @@ type Progress struct {
 // the processor's second-level cache. Both are multiples of 8, as the hash
 // needs.
 const (
-	pieceBytes = 4 << 20
+	pieceBytes = device.MaxPiece
 	readBytes  = 256 << 10
 )
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"unsafe"
 
+	"kigo/engine/device"
 	"kigo/engine/device/cuda/driver"
 	"kigo/kernels"
 )
@@ -102,6 +103,7 @@ func (d *Device) allowShared(k *kernel, bytes int) error {
 // start launches l on stream s. With checks it waits for the result.
 func start[P any](d *Device, l *launch[P], s driver.Stream) error {
 	l.how.Stream = s
+	l.how.Dependent = s == d.stream && d.props.Major >= 9 && !d.cfg.Checks
 	if err := d.drv.Launch(l.kernel.fn, &l.how, unsafe.Pointer(&l.params)); err != nil {
 		return d.wrap(err, "kernel %s, grid %v, block %v, %d bytes of shared memory", l.kernel.name, l.how.Grid, l.how.Block, l.how.Shared)
 	}
@@ -125,6 +127,25 @@ func newLaunch[P any](d *Device, name string, threads int, params P) (*launch[P]
 		how:    driver.Launch{Grid: [3]uint32{1, 1, 1}, Block: [3]uint32{uint32(threads), 1, 1}},
 		params: params,
 	}, nil
+}
+
+// resident is how many blocks of a launch fit on the device at one time, at most n.
+// Kernels that walk through their work with that many read what all of it shares
+// only once.
+func (d *Device) resident(l interface{ shape() (*kernel, int, int) }, n int) (uint32, error) {
+	k, threads, shared := l.shape()
+	perSM, err := d.drv.Occupancy(k.fn, threads, shared)
+	if err != nil {
+		return 0, d.wrap(err, "kernel %s", k.name)
+	}
+	if perSM == 0 {
+		return 0, fmt.Errorf("%w: kernel %s with %d threads and %d bytes of shared memory does not fit on the %s", device.ErrNotSupported, k.name, threads, shared, d.props.Name)
+	}
+	return uint32(min(n, perSM*d.props.SMs)), nil
+}
+
+func (l *launch[P]) shape() (k *kernel, threads, shared int) {
+	return l.kernel, int(l.how.Block[0]), int(l.how.Shared)
 }
 
 // grid sets the number of blocks.

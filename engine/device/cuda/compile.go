@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"kigo/engine/device"
+	"kigo/engine/device/cuda/driver"
 	"kigo/engine/quant"
 	"kigo/kernels"
 )
@@ -33,6 +34,9 @@ type executable struct {
 	partMax int    // floats there
 
 	in     inputs
+	ropes  map[int]*rotate // by layer
+	last   *logits
+	graphs map[graphKey]driver.GraphExec
 	host   []byte    // pinned: logits of logitRows rows
 	own    []float32 // logits of more rows than fit there
 	result []float32 // the logits of this step, in host or own
@@ -46,9 +50,10 @@ type operation interface {
 
 // stepShape is what the operations want to know of the step at hand.
 type stepShape struct {
-	rows    int
-	longest int // tokens of the longest sequence, the step's own included
-	logits  int // rows of which logits are wanted
+	rows   int
+	splits int  // over how many blocks attention spreads the positions of a row, at most
+	logits int  // rows of which logits are wanted
+	single bool // every sequence has one row
 }
 
 // logitRows is how many rows of logits are computed before they are fetched.
@@ -106,6 +111,7 @@ func (d *Device) Compile(p *device.Program, w device.Weights, c device.Cache, op
 	x := &executable{
 		dev: d, prog: p, ws: ws, cache: kv, opt: opt,
 		vectors: map[device.TensorID]uint64{}, angles: map[rotation]*angleTable{},
+		ropes: map[int]*rotate{}, graphs: map[graphKey]driver.GraphExec{},
 	}
 	defer func() {
 		if err != nil {
@@ -174,7 +180,7 @@ func (x *executable) takeScratch() error {
 	if x.host, err = x.dev.drv.HostAlloc(4 * logitRows * x.prog.Vocab); err != nil {
 		return x.dev.wrap(err, "memory for logits")
 	}
-	return x.in.init(x.dev, x.opt.MaxRows)
+	return x.in.init(x.dev, x.opt.MaxRows, min(x.cache.blocks, 1<<20))
 }
 
 func (x *executable) layOut(a *arena) {
@@ -342,7 +348,7 @@ func (x *executable) Close() error {
 
 // release frees what there is. The context must be bound.
 func (x *executable) release() error {
-	errs := []error{x.dev.release(&x.scratch), x.in.free(x.dev)}
+	errs := []error{x.dropGraphs(), x.dev.release(&x.scratch), x.in.free(x.dev)}
 	if x.host != nil {
 		errs = append(errs, x.dev.drv.HostFree(x.host))
 		x.host = nil
@@ -363,9 +369,9 @@ type inputs struct {
 // then the tables.
 const inputParts = 4
 
-func (in *inputs) init(d *Device, rows int) error {
+func (in *inputs) init(d *Device, rows, tables int) error {
 	in.maxRows = rows
-	return in.grow(d, 256)
+	return in.grow(d, tables)
 }
 
 // grow makes room for so many numbers of tables.
@@ -402,17 +408,16 @@ func (in *inputs) tableOf() uint64   { return in.at(2) }
 func (in *inputs) pick() uint64      { return in.at(3) }
 func (in *inputs) tables() uint64    { return in.at(4) }
 
-// write fills in a step and sends it.
-func (in *inputs) write(d *Device, step *device.Step) error {
-	need := 0
+// fits says whether there is room for the step's tables, and what they need.
+func (in *inputs) fits(step *device.Step) (need int, ok bool) {
 	for _, s := range step.Seqs {
 		need += len(s.Blocks)
 	}
-	if room := len(in.ints) - inputParts*in.maxRows; need > room {
-		if err := in.grow(d, 2*need); err != nil {
-			return err
-		}
-	}
+	return need, need <= len(in.ints)-inputParts*in.maxRows
+}
+
+// write fills in a step that fits and sends it.
+func (in *inputs) write(d *Device, step *device.Step) error {
 	copy(in.part(0), step.Tokens)
 	positions, tableOf, pick, tables := in.part(1), in.part(2), in.part(3), in.ints[inputParts*in.maxRows:]
 	row, at := 0, 0

@@ -103,6 +103,7 @@ func (x *executable) fetchTensor(id device.TensorID) ([]float32, error) {
 type rotate struct {
 	op    *device.Rope
 	angle *angleTable
+	fused bool // the layer's attention can do it
 	l     *launch[kernels.AppendParams]
 }
 
@@ -125,10 +126,16 @@ func (x *executable) newRope(op *device.Rope) (operation, error) {
 		p.Halves = 1
 	}
 	l, err := newLaunch(x.dev, "append", min(max(32, op.HeadDim), 256), p)
-	return &rotate{op, a, l}, err
+	o := &rotate{op: op, angle: a, l: l}
+	x.ropes[op.Layer] = o
+	return o, err
 }
 
+// run leaves a step with one row of each sequence to the attention that follows.
 func (o *rotate) run(x *executable, s *stepShape) error {
+	if o.fused && s.single && !x.watched() {
+		return nil
+	}
 	p := &o.l.params
 	p.Positions, p.Tables, p.TableOf, p.Rows = x.in.positions(), x.in.tables(), x.in.tableOf(), uint32(s.rows)
 	if err := start(x.dev, o.l.grid(o.op.Heads+2*o.op.KVHeads, s.rows, 1), x.dev.stream); err != nil {
@@ -145,6 +152,7 @@ type attention struct {
 	op      *device.Attend
 	groups  int // of query heads that a block serves together, in a KV head
 	l       *launch[kernels.AttendParams]
+	fused   *launch[kernels.AttendParams] // with the rotation before it; or nil
 	combine *launch[kernels.CombineParams]
 }
 
@@ -166,37 +174,49 @@ func (x *executable) newAttend(op *device.Attend) (operation, error) {
 	l, err := newLaunch(x.dev, fmt.Sprintf("attend_%dx%d", lanes, heads), 128, kernels.AttendParams{
 		Cache: x.cache.layer(op.Layer),
 		Q:     x.values[op.Q], Out: x.values[op.Out],
-		Partial: x.partial, PartialMl: x.partial + 4*uint64(x.partMax*op.HeadDim/(op.HeadDim+2)),
+		Partial: x.partial, PartialMl: x.partial + align(4*uint64(x.partMax*op.HeadDim/(op.HeadDim+2)), 8),
 		Heads: uint32(op.Heads),
 		Scale: op.Scale,
 	})
 	if err != nil {
 		return nil, err
 	}
-	c, err := newLaunch(x.dev, "combine", min(op.HeadDim, 128), kernels.CombineParams{
+	o := &attention{op: op, groups: ceilDiv(op.Heads/op.KVHeads, heads), l: l}
+	if r := x.ropes[op.Layer]; r != nil && r.op.QOut == op.Q {
+		p := l.params
+		p.Q, p.K, p.V = r.l.params.Q, r.l.params.K, r.l.params.V
+		p.Angles, p.Dims, p.Halves = r.l.params.Angles, r.l.params.Dims, r.l.params.Halves
+		if o.fused, err = newLaunch(x.dev, fmt.Sprintf("attend_append_%dx%d", lanes, heads), 128, p); err != nil {
+			return nil, err
+		}
+		r.fused = true
+	}
+	o.combine, err = newLaunch(x.dev, "combine", min(op.HeadDim, 128), kernels.CombineParams{
 		Partial: l.params.Partial, PartialMl: l.params.PartialMl, Out: l.params.Out,
 		Heads: uint32(op.Heads), HeadDim: uint32(op.HeadDim),
 	})
-	return &attention{op, ceilDiv(op.Heads/op.KVHeads, heads), l, c}, err
+	return o, err
 }
 
 // splits is over how many blocks a row's positions are spread. It does not
 // change the result: see kernels/attention.cu.
 func (o *attention) splits(x *executable, s *stepShape) int {
-	n := ceilDiv(s.longest, splitTokens)
 	blocks := s.rows * o.op.KVHeads * o.groups
-	if blocks >= 4*x.dev.props.SMs || s.rows*o.op.Heads*n*(o.op.HeadDim+2) > x.partMax {
+	if blocks >= 4*x.dev.props.SMs || s.rows*o.op.Heads*s.splits*(o.op.HeadDim+2) > x.partMax {
 		return 1
 	}
-	return n
+	return s.splits
 }
 
 func (o *attention) run(x *executable, s *stepShape) error {
-	n := o.splits(x, s)
-	p := &o.l.params
+	n, l := o.splits(x, s), o.l
+	if o.fused != nil && s.single && !x.watched() {
+		l = o.fused
+	}
+	p := &l.params
 	p.Positions, p.Tables, p.TableOf = x.in.positions(), x.in.tables(), x.in.tableOf()
 	p.Rows, p.Splits = uint32(s.rows), uint32(n)
-	if err := start(x.dev, o.l.grid(s.rows, o.op.KVHeads*o.groups, n), x.dev.stream); err != nil {
+	if err := start(x.dev, l.grid(s.rows, o.op.KVHeads*o.groups, n), x.dev.stream); err != nil {
 		return err
 	}
 	if n > 1 {

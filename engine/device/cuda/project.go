@@ -15,13 +15,20 @@ const (
 	manySumStride  = 256/16 + 4
 	manyShared     = 2 * manyRows * (manyHalfStride + 4*manySumStride)
 	fewSharedLimit = 96 << 10 // beyond it, many does as well
+	normWarps      = 8
+
+	// segments is into how many parts, summed apart, a row of weights is cut. It
+	// decides the order of the sum, so it is the same for all rows of activations.
+	// With 8, a block of a gated pair, twice that many warps, fits the registers of a
+	// multiprocessor.
+	segments = 8
 )
 
-// product is one launch of a projection: matrices of one format and width.
+// product is one launch of a projection: matrices of one format and width, by
+// the kernel that fits the number of rows.
 type product struct {
-	segments, stride int
-	tiles            int // blocks of one and few
-	one, few, many   *launch[kernels.ProjectParams]
+	tiles          int // of all matrices; of one with a gate
+	one, few, many *launch[kernels.ProjectParams]
 }
 
 // matrix describes a weight matrix to the kernels; out is where its result goes.
@@ -40,77 +47,91 @@ func (x *executable) matrix(weight, bias device.TensorID, out uint64) kernels.Ma
 }
 
 // newProduct prepares the launches of up to three matrices of the format and
-// width of like, or of a gated pair.
-func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix, gated bool, residual uint64) (*product, error) {
+// width of like, or of a gated pair, for rows at in with an optional norm.
+func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix, gated bool, in, residual uint64, norm *device.Norm) (*product, error) {
 	p := &x.ws.places[like]
-	segments := p.segments()
-	pr := &product{segments: segments, stride: stride(p.tensor.Cols)}
 	params := kernels.ProjectParams{
+		In:   in,
 		Half: x.half, Sums: x.sums, Scale: x.scales,
 		Residual: residual,
 		Matrices: uint32(len(matrices)),
-		Stride:   uint32(pr.stride),
+		Width:    uint32(p.tensor.Cols),
+		Stride:   uint32(stride(p.tensor.Cols)),
 		Steps:    uint32(p.steps()),
-		Segments: uint32(segments),
+		Segments: segments,
+	}
+	if norm != nil {
+		params.Gain, params.Eps = x.vector(norm.Weight), norm.Eps
 	}
 	copy(params.Matrix[:], matrices)
 	warps := segments
 	if gated {
 		params.Gated = 1
 		warps *= 2
-		pr.tiles = int(matrices[0].Tiles)
+		params.Tiles = matrices[0].Tiles
 	} else {
 		for _, m := range matrices {
-			pr.tiles += int(m.Tiles)
+			params.Tiles += m.Tiles
 		}
 	}
-	var err error
-	if pr.one, err = newLaunch(x.dev, "one_"+p.scheme.kernel, 32*warps, params); err != nil {
-		return nil, err
-	}
-	if pr.few, err = newLaunch(x.dev, "few_"+p.scheme.kernel, 32*warps, params); err != nil {
-		return nil, err
-	}
-	if pr.many, err = newLaunch(x.dev, "many_"+p.scheme.kernel, 32*manyWarps, params); err != nil {
-		return nil, err
-	}
-	pr.one.how.Shared = uint32(fewShared(pr.stride, 1, warps))
-	pr.few.how.Shared = uint32(fewShared(pr.stride, fewRows, warps))
-	pr.many.how.Shared = manyShared
-	for _, l := range []*launch[kernels.ProjectParams]{pr.one, pr.few, pr.many} {
-		if l == pr.few && !pr.fewFits() {
+	pr := &product{tiles: int(params.Tiles)}
+	for _, k := range []struct {
+		to              **launch[kernels.ProjectParams]
+		prefix          string
+		threads, shared int
+	}{
+		{&pr.one, "one_", 32 * warps, fewShared(int(params.Stride), 1, warps)},
+		{&pr.few, "few_", 32 * warps, fewShared(int(params.Stride), fewRows, warps)},
+		{&pr.many, "many_", 32 * manyWarps, manyShared},
+	} {
+		if k.prefix != "many_" && k.shared > fewSharedLimit {
 			continue
 		}
-		if err := x.dev.allowShared(l.kernel, int(l.how.Shared)); err != nil {
+		l, err := newLaunch(x.dev, k.prefix+p.scheme.kernel, k.threads, params)
+		if err != nil {
 			return nil, err
 		}
+		l.how.Shared = uint32(k.shared)
+		if err := x.dev.allowShared(l.kernel, k.shared); err != nil {
+			return nil, err
+		}
+		if l.how.Grid[0], err = x.dev.resident(l, pr.tiles); err != nil {
+			return nil, err
+		}
+		*k.to = l
 	}
 	return pr, nil
 }
 
-// fewShared is the dynamic shared memory of one (rows 1) and few (rows 8).
+// fewShared is the dynamic shared memory of one (rows 1) and few (rows 8); see
+// kernels/project.cuh.
 func fewShared(stride, rows, warps int) int {
-	return rows*(2*stride+32) + 4*rows*(stride/16+1) + 4*warps*tileRows*rows
+	return rows*(2*stride+32) + 4*rows*(stride/16+1) + 2*4*warps*tileRows*rows + 2*4*rows*normWarps
 }
 
-func (pr *product) fewFits() bool { return pr.few.how.Shared <= fewSharedLimit }
-
-// run multiplies the rows that prepare has left.
-func (pr *product) run(x *executable, rows int) error {
-	l := pr.many
+// takes says which kernel multiplies so many rows. Only many needs what prepare
+// makes.
+func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
 	switch {
-	case rows == 1:
-		l = pr.one.grid(pr.tiles, 1, 1)
-	case rows <= fewRows && pr.fewFits():
-		l = pr.few.grid(pr.tiles, 1, 1)
-	default:
+	case rows == 1 && pr.one != nil:
+		return pr.one
+	case rows <= fewRows && pr.few != nil:
+		return pr.few
+	}
+	return pr.many
+}
+
+// run multiplies rows; pick is the address of their numbers, or 0.
+func (pr *product) run(x *executable, rows int, pick uint64) error {
+	l := pr.takes(rows)
+	if l == pr.many {
 		here := manyWarps
 		if l.params.Gated != 0 {
 			here /= 2
 		}
 		l.grid(ceilDiv(rows, manyRows), ceilDiv(pr.tiles, here), 1)
 	}
-	l.params.Rows = uint32(rows)
+	l.params.Rows, l.params.Pick = uint32(rows), pick
 	return start(x.dev, l, x.dev.stream)
 }
 
@@ -127,6 +148,20 @@ func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bo
 		p.Wide = x.wide
 	}
 	return newLaunch(x.dev, "prepare", 256, p)
+}
+
+// prepareFor rounds rows for products that do not do it themselves, or where
+// somebody wants to see them.
+func (x *executable) prepareFor(l *launch[kernels.PrepareParams], rows int, wanted bool, products ...*product) error {
+	wanted = wanted || x.watched()
+	for _, pr := range products {
+		wanted = wanted || pr.takes(rows) == pr.many
+	}
+	if !wanted {
+		return nil
+	}
+	l.params.Rows = uint32(rows)
+	return start(x.dev, l.grid(rows, 1, 1), x.dev.stream)
 }
 
 // projection is a Project operator: one product for each format among its
@@ -198,7 +233,7 @@ func (x *executable) newProject(op *device.Project) (operation, error) {
 		}
 		for at := 0; at < len(same); at += maxMatrices {
 			part := same[at:min(at+maxMatrices, len(same))]
-			pr, err := x.newProduct(m.Weight, part, together, residual)
+			pr, err := x.newProduct(m.Weight, part, together, in, residual, op.Norm)
 			if err != nil {
 				return nil, err
 			}
@@ -228,8 +263,7 @@ func (x *executable) newGate(o *projection, out uint64) (err error) {
 }
 
 func (o *projection) run(x *executable, s *stepShape) error {
-	o.prepare.params.Rows = uint32(s.rows)
-	if err := start(x.dev, o.prepare.grid(s.rows, 1, 1), x.dev.stream); err != nil {
+	if err := x.prepareFor(o.prepare, s.rows, len(o.floats) > 0, o.products...); err != nil {
 		return err
 	}
 	if o.op.Norm != nil {
@@ -238,7 +272,7 @@ func (o *projection) run(x *executable, s *stepShape) error {
 		}
 	}
 	for _, pr := range o.products {
-		if err := pr.run(x, s.rows); err != nil {
+		if err := pr.run(x, s.rows, 0); err != nil {
 			return err
 		}
 	}
@@ -285,19 +319,48 @@ func (x *executable) newLogits(op *device.Logits) (operation, error) {
 		o.float, err = x.newFloat32(device.Matrix{Weight: op.Weight, Bias: device.NoTensor}, x.logits, 0)
 		return o, err
 	}
-	o.product, err = x.newProduct(op.Weight, []kernels.Matrix{x.matrix(op.Weight, device.NoTensor, x.logits)}, false, 0)
+	o.product, err = x.newProduct(op.Weight, []kernels.Matrix{x.matrix(op.Weight, device.NoTensor, x.logits)}, false, x.values[op.In], 0, op.Norm)
 	return o, err
 }
 
+// run computes the first logitRows rows, which Run fetches.
 func (o *logits) run(x *executable, s *stepShape) error {
-	vocab := x.prog.Vocab
-	x.result = x.result[:0]
+	x.last = o
+	if s.logits == 0 {
+		return nil
+	}
+	return o.compute(x, 0, min(logitRows, s.logits))
+}
+
+// compute makes the logits of n of the step's chosen rows.
+func (o *logits) compute(x *executable, at, n int) error {
+	pick := x.in.pick() + uint64(4*at)
+	o.prepare.params.Pick = pick
+	if o.float != nil {
+		if err := x.prepareFor(o.prepare, n, true); err != nil {
+			return err
+		}
+		o.float.params.Rows = uint32(n)
+		return start(x.dev, o.float.grid(ceilDiv(x.prog.Vocab, 8), n, 1), x.dev.stream)
+	}
+	if err := x.prepareFor(o.prepare, n, false, o.product); err != nil {
+		return err
+	}
+	return o.product.run(x, n, pick)
+}
+
+// fetch brings the logits to the host, computing those of further rows as it
+// goes, and waits for the end of the step.
+func (o *logits) fetch(x *executable, s *stepShape) error {
+	vocab, d := x.prog.Vocab, x.dev
 	var normed []float32
+	x.result = nil
 	for at := 0; at < s.logits; at += logitRows {
 		n := min(logitRows, s.logits-at)
-		o.prepare.params.Pick, o.prepare.params.Rows = x.in.pick()+uint64(4*at), uint32(n)
-		if err := start(x.dev, o.prepare.grid(n, 1, 1), x.dev.stream); err != nil {
-			return err
+		if at > 0 {
+			if err := o.compute(x, at, n); err != nil {
+				return err
+			}
 		}
 		if x.watched() && o.op.Norm != nil {
 			part, err := x.fetch(x.wide, n*int(o.prepare.params.Width))
@@ -306,27 +369,22 @@ func (o *logits) run(x *executable, s *stepShape) error {
 			}
 			normed = append(normed, part...)
 		}
-		if o.float != nil {
-			o.float.params.Rows = uint32(n)
-			if err := start(x.dev, o.float.grid(ceilDiv(vocab, 8), n, 1), x.dev.stream); err != nil {
-				return err
-			}
-		} else if err := o.product.run(x, n); err != nil {
-			return err
-		}
 		bytes := 4 * n * vocab
-		if err := x.dev.drv.CopyToHost(x.host[:bytes], driver.Ptr(x.logits), x.dev.stream); err != nil {
-			return x.dev.wrap(err, "fetch logits")
+		if err := d.drv.CopyToHost(x.host[:bytes], driver.Ptr(x.logits), d.stream); err != nil {
+			return d.wrap(err, "fetch logits")
 		}
 		if s.logits <= logitRows {
 			x.result = floats(x.host[:bytes])
 			break
 		}
-		if err := x.dev.drv.SyncStream(x.dev.stream); err != nil {
-			return x.dev.wrap(err, "fetch logits")
+		if err := d.drv.SyncStream(d.stream); err != nil {
+			return d.wrap(err, "fetch logits")
 		}
 		x.own = append(x.own[:at*vocab], floats(x.host[:bytes])...)
 		x.result = x.own
+	}
+	if err := d.drv.SyncStream(d.stream); err != nil {
+		return d.wrap(err, "step of %d rows", s.rows)
 	}
 	return o.show(x, s, normed)
 }
@@ -335,9 +393,6 @@ func (o *logits) run(x *executable, s *stepShape) error {
 func (o *logits) show(x *executable, s *stepShape, normed []float32) error {
 	if !x.watched() || s.logits == 0 {
 		return nil
-	}
-	if err := x.dev.drv.SyncStream(x.dev.stream); err != nil {
-		return x.dev.wrap(err, "fetch logits")
 	}
 	if o.op.Norm != nil {
 		if err := x.see(o.op.Norm.Stage, s.logits, int(o.prepare.params.Width), normed); err != nil {

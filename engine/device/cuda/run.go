@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"unsafe"
@@ -23,27 +24,57 @@ func (x *executable) Run(step *device.Step) ([]float32, error) {
 		return nil, err
 	}
 	defer unbind()
+	if need, ok := x.in.fits(step); !ok {
+		err := errors.Join(x.dropGraphs(), x.in.grow(x.dev, 2*need)) // graphs know the old addresses
+		if err != nil {
+			return nil, err
+		}
+	}
 	if err := x.in.write(x.dev, step); err != nil {
 		return nil, x.dev.wrap(err, "send the step")
 	}
-	shape := stepShape{rows: len(step.Tokens), logits: len(step.Logits)}
-	for _, s := range step.Seqs {
-		shape.longest = max(shape.longest, s.Start+s.Rows)
+	shape := shapeOf(step)
+	if shape.single && shape.rows <= graphRows && shape.logits <= logitRows && !x.watched() {
+		err = x.replay(&shape)
+	} else {
+		err = x.launch(&shape)
 	}
+	if err != nil {
+		return nil, err
+	}
+	if err := x.last.fetch(x, &shape); err != nil {
+		return nil, err
+	}
+	return x.result, nil
+}
+
+func shapeOf(step *device.Step) stepShape {
+	s := stepShape{rows: len(step.Tokens), logits: len(step.Logits), single: true}
+	longest := 0
+	for _, q := range step.Seqs {
+		longest = max(longest, q.Start+q.Rows)
+		s.single = s.single && q.Rows == 1
+	}
+	// A power of two, so that few different graphs serve a growing sequence.
+	for s.splits = 1; s.splits*splitTokens < longest; {
+		s.splits *= 2
+	}
+	return s
+}
+
+// launch starts every operation of a step.
+func (x *executable) launch(s *stepShape) error {
 	for _, a := range x.angles {
-		if err := a.turn(x, &shape); err != nil {
-			return nil, err
+		if err := a.turn(x, s); err != nil {
+			return err
 		}
 	}
 	for _, op := range x.ops {
-		if err := op.run(x, &shape); err != nil {
-			return nil, err
+		if err := op.run(x, s); err != nil {
+			return err
 		}
 	}
-	if err := x.dev.drv.SyncStream(x.dev.stream); err != nil {
-		return nil, x.dev.wrap(err, "step of %d rows", shape.rows)
-	}
-	return x.result, nil
+	return nil
 }
 
 // fetch copies values from the device and waits for them. It is for taps and

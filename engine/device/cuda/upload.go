@@ -12,7 +12,7 @@ import (
 // slotBytes is the size of one transfer; a larger piece of a tensor is refused.
 // Two slots a reader: one is filled while the other travels.
 const (
-	slotBytes    = 4 << 20
+	slotBytes    = device.MaxPiece
 	slotsAReader = 2
 )
 

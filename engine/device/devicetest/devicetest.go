@@ -169,8 +169,8 @@ func closeAll(t *testing.T, c closer) {
 	}
 }
 
-// upload writes tensors in two uneven parts, to be indifferent to how a loader
-// cuts them.
+// upload writes tensors in uneven parts, to be indifferent to how a loader cuts
+// them.
 func upload(t *testing.T, w device.Weights, tensors [][]byte) {
 	t.Helper()
 	up, err := w.NewUploader()
@@ -178,16 +178,13 @@ func upload(t *testing.T, w device.Weights, tensors [][]byte) {
 		t.Fatal(err)
 	}
 	for i, raw := range tensors {
-		cut := len(raw) / 3 / 8 * 8
-		for _, part := range [][2]int{{0, cut}, {cut, len(raw)}} {
-			if part[0] == part[1] {
-				continue
-			}
-			buf, err := up.Buffer(i, part[0], part[1]-part[0])
+		for at, n := 0, len(raw)/3/8*8; at < len(raw); at, n = at+n, device.MaxPiece-24 {
+			n = min(n, len(raw)-at, device.MaxPiece)
+			buf, err := up.Buffer(i, at, n)
 			if err != nil {
 				t.Fatal(err)
 			}
-			copy(buf, raw[part[0]:part[1]])
+			copy(buf, raw[at:at+n])
 			if err := up.Commit(); err != nil {
 				t.Fatal(err)
 			}
