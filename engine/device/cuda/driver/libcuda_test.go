@@ -27,7 +27,7 @@ func build(t testing.TB, defines ...string) string {
 		t.Skip("no gcc: the binding cannot be compared with C")
 	}
 	path := filepath.Join(t.TempDir(), "libcuda.so.1")
-	args := []string{"-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", path}
+	args := []string{"-O0", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", path}
 	if include := os.Getenv("KIGO_CUDA_INCLUDE"); include != "" {
 		args = append(args, "-DREAL_CUDA_H", "-I"+include)
 	}
