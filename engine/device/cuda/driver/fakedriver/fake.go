@@ -53,19 +53,19 @@ type Driver struct {
 	script   []scripted
 	misuse   []string
 	lastID   uintptr
-	retained map[int]int                // by ordinal
-	contexts map[int]driver.Context     // by ordinal
-	current  map[int]driver.Context     // by thread
-	clock    time.Duration              // of the device: a microsecond for each piece of work
-	space    []*region                  // sorted by base
-	nextBase driver.Ptr                 // of the next region
-	used     uint64                     // bytes of device memory
-	host     []*hostMemory              // pinned
-	streams  map[driver.Stream]*stream  // those not destroyed
-	orphans  []*stream                  // destroyed with work in them
-	events   map[driver.Event]*event    //
-	kernels  map[string]*Kernel         // by name
-	modules  map[driver.Module]struct{} //
+	retained map[int]int               // by ordinal
+	contexts map[int]driver.Context    // by ordinal
+	current  map[int]driver.Context    // by thread
+	clock    time.Duration             // of the device: a microsecond for each piece of work
+	space    []*region                 // sorted by base
+	nextBase driver.Ptr                // of the next region
+	used     uint64                    // bytes of device memory
+	host     []*hostMemory             // pinned
+	streams  map[driver.Stream]*stream // those not destroyed
+	orphans  []*stream                 // destroyed with work in them
+	events   map[driver.Event]*event
+	kernels  map[string]*Kernel // by name
+	modules  map[driver.Module]struct{}
 	funcs    map[driver.Function]*function
 	graphs   map[driver.Graph]*graph
 	execs    map[driver.GraphExec]*graph
@@ -356,7 +356,7 @@ func (f *Driver) SetCurrent(c driver.Context) error {
 	return f.misused("SetCurrent", driver.CodeInvalidContext, "%#x", uintptr(c))
 }
 
-// Close, like the real one, releases what is retained.
+// Close releases what is retained, like the real one.
 func (f *Driver) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
