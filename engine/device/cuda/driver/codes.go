@@ -21,6 +21,7 @@ const (
 	CodeUnsupportedPTXVersion       Code = 222
 	CodeContained                   Code = 226
 	CodeInvalidHandle               Code = 400
+	CodeIllegalState                Code = 401
 	CodeNotFound                    Code = 500
 	CodeNotReady                    Code = 600
 	CodeIllegalAddress              Code = 700

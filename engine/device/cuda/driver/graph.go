@@ -65,7 +65,7 @@ func (d *libcuda) LaunchGraph(x GraphExec, s Stream) error {
 	if x == 0 || s == 0 {
 		return d.refuse(cuGraphLaunch, CodeInvalidHandle, nullHandle)
 	}
-	return plain(d.do(cuGraphLaunch, uintptr(x), uintptr(s)))
+	return plain(d.step(cuGraphLaunch, uintptr(x), uintptr(s), 0, 0))
 }
 
 func (d *libcuda) DestroyGraph(g Graph) error         { return d.with(cuGraphDestroy, uintptr(g)) }

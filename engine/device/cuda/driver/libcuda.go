@@ -23,9 +23,9 @@ const (
 // comments of the interface.
 //
 // About unsafe: the arguments of C functions are numbers. uintptr(unsafe.Pointer(x))
-// appears only inside the argument list of do, whose directive uintptrescapes
-// makes x live on the heap, where nothing moves, and stay alive until the call
-// returns. What C returns by address goes into a variable of the right type:
+// appears only inside the argument list of do and step, whose directive
+// uintptrescapes makes x live on the heap, where nothing moves, and stay alive
+// until the call returns. What C returns by address goes into a variable of the right type:
 // no uintptr is ever made into a pointer.
 type libcuda struct {
 	fn      [numSymbols]uintptr
@@ -33,6 +33,7 @@ type libcuda struct {
 	latch   Latch
 
 	launches sync.Pool // of *launchArgs
+	steps    sync.Pool // of *[4]uintptr, the arguments of step
 
 	mu       sync.Mutex
 	retained map[int]int // by ordinal: contexts to give back
@@ -52,6 +53,7 @@ func Open() (Driver, error) {
 func openAt(path string) (*libcuda, error) {
 	d := &libcuda{retained: map[int]int{}}
 	d.launches.New = func() any { return new(launchArgs) }
+	d.steps.New = func() any { return new([4]uintptr) }
 	if err := d.load(path); err != nil {
 		return nil, err
 	}
@@ -115,8 +117,7 @@ func (d *libcuda) raw(s symbol, args ...uintptr) Code {
 	return Code(int32(r)) // CUresult is an int: the upper half of the register is anything
 }
 
-// do calls a function, unless the latch forbids it. It returns nil or the
-// error, and allocates nothing unless there is one.
+// do calls a function, unless the latch forbids it. It returns nil or the error.
 //
 //go:uintptrescapes
 func (d *libcuda) do(s symbol, args ...uintptr) *Error {
@@ -129,6 +130,33 @@ func (d *libcuda) do(s symbol, args ...uintptr) *Error {
 	}
 	return nil
 }
+
+// step is do for the calls that every step makes, of up to four arguments: C
+// ignores what is too much. SyscallN's arguments, a slice, escape to the heap:
+// here they are reused, so that a call makes no garbage.
+//
+//go:uintptrescapes
+func (d *libcuda) step(s symbol, a0, a1, a2, a3 uintptr) *Error {
+	if e := d.latch.Refuse(symbols[s].call); e != nil {
+		return e
+	}
+	args := d.steps.Get().(*[4]uintptr)
+	*args = [4]uintptr{a0, a1, a2, a3}
+	r, _, _ := purego.SyscallN(d.fn[s], args[:]...)
+	d.steps.Put(args)
+	switch code := Code(int32(r)); code {
+	case 0:
+		return nil
+	case CodeNotReady:
+		return notReady
+	default:
+		return d.latch.Note(symbols[s].call, code, "")
+	}
+}
+
+// notReady is CUDA_ERROR_NOT_READY from step: no error, but the answer of a
+// query, and asked often.
+var notReady = &Error{Call: "query", Code: CodeNotReady}
 
 // refuse is the error of arguments that CUDA must not see.
 func (d *libcuda) refuse(s symbol, code Code, detail string) error {

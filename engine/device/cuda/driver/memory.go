@@ -81,7 +81,7 @@ func (d *libcuda) CopyToDevice(dst Ptr, src []byte, s Stream) error {
 	if len(src) == 0 {
 		return nil
 	}
-	if e := d.do(cuMemcpyHtoDAsync, uintptr(dst), uintptr(unsafe.Pointer(unsafe.SliceData(src))), uintptr(len(src)), uintptr(s)); e != nil {
+	if e := d.step(cuMemcpyHtoDAsync, uintptr(dst), uintptr(unsafe.Pointer(unsafe.SliceData(src))), uintptr(len(src)), uintptr(s)); e != nil {
 		return detail(e, "%d bytes to %#x", len(src), uint64(dst))
 	}
 	return nil
@@ -94,7 +94,7 @@ func (d *libcuda) CopyToHost(dst []byte, src Ptr, s Stream) error {
 	if len(dst) == 0 {
 		return nil
 	}
-	if e := d.do(cuMemcpyDtoHAsync, uintptr(unsafe.Pointer(unsafe.SliceData(dst))), uintptr(src), uintptr(len(dst)), uintptr(s)); e != nil {
+	if e := d.step(cuMemcpyDtoHAsync, uintptr(unsafe.Pointer(unsafe.SliceData(dst))), uintptr(src), uintptr(len(dst)), uintptr(s)); e != nil {
 		return detail(e, "%d bytes from %#x", len(dst), uint64(src))
 	}
 	return nil
@@ -107,7 +107,7 @@ func (d *libcuda) CopyOnDevice(dst, src Ptr, n uint64, s Stream) error {
 	if n == 0 {
 		return nil
 	}
-	if e := d.do(cuMemcpyDtoDAsync, uintptr(dst), uintptr(src), uintptr(n), uintptr(s)); e != nil {
+	if e := d.step(cuMemcpyDtoDAsync, uintptr(dst), uintptr(src), uintptr(n), uintptr(s)); e != nil {
 		return detail(e, "%d bytes from %#x to %#x", n, uint64(src), uint64(dst))
 	}
 	return nil
@@ -120,7 +120,7 @@ func (d *libcuda) Fill8(dst Ptr, v byte, n uint64, s Stream) error {
 	if n == 0 {
 		return nil
 	}
-	if e := d.do(cuMemsetD8Async, uintptr(dst), uintptr(v), uintptr(n), uintptr(s)); e != nil {
+	if e := d.step(cuMemsetD8Async, uintptr(dst), uintptr(v), uintptr(n), uintptr(s)); e != nil {
 		return detail(e, "%d bytes at %#x", n, uint64(dst))
 	}
 	return nil
@@ -133,7 +133,7 @@ func (d *libcuda) Fill32(dst Ptr, v uint32, n uint64, s Stream) error {
 	if n == 0 {
 		return nil
 	}
-	if e := d.do(cuMemsetD32Async, uintptr(dst), uintptr(v), uintptr(n), uintptr(s)); e != nil {
+	if e := d.step(cuMemsetD32Async, uintptr(dst), uintptr(v), uintptr(n), uintptr(s)); e != nil {
 		return detail(e, "%d words at %#x", n, uint64(dst))
 	}
 	return nil

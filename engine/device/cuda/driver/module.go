@@ -157,7 +157,7 @@ func (d *libcuda) Launch(f Function, l *Launch, params unsafe.Pointer) error {
 		a.config.attrs = unsafe.Pointer(&a.attrs)
 	}
 	a.params[0] = params
-	e := d.do(cuLaunchKernelEx, uintptr(unsafe.Pointer(&a.config)), uintptr(f), uintptr(unsafe.Pointer(&a.params)), 0)
+	e := d.step(cuLaunchKernelEx, uintptr(unsafe.Pointer(&a.config)), uintptr(f), uintptr(unsafe.Pointer(&a.params)), 0)
 	a.params[0] = nil
 	d.launches.Put(a)
 	if e != nil {

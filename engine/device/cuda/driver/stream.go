@@ -31,7 +31,7 @@ func (d *libcuda) StreamWait(s Stream, e Event) error {
 	if s == 0 || e == 0 {
 		return d.refuse(cuStreamWaitEvent, CodeInvalidHandle, nullHandle)
 	}
-	return plain(d.do(cuStreamWaitEvent, uintptr(s), uintptr(e), 0))
+	return plain(d.step(cuStreamWaitEvent, uintptr(s), uintptr(e), 0, 0))
 }
 
 func (d *libcuda) NewEvent(timing bool) (Event, error) {
@@ -52,7 +52,7 @@ func (d *libcuda) Record(e Event, s Stream) error {
 	if s == 0 || e == 0 {
 		return d.refuse(cuEventRecord, CodeInvalidHandle, nullHandle)
 	}
-	return plain(d.do(cuEventRecord, uintptr(e), uintptr(s)))
+	return plain(d.step(cuEventRecord, uintptr(e), uintptr(s), 0, 0))
 }
 
 func (d *libcuda) SyncEvent(e Event) error { return d.with(cuEventSynchronize, uintptr(e)) }
@@ -77,24 +77,20 @@ func (d *libcuda) with(s symbol, handle uintptr) error {
 	if handle == 0 {
 		return d.refuse(s, CodeInvalidHandle, nullHandle)
 	}
-	return plain(d.do(s, handle))
+	return plain(d.step(s, handle, 0, 0, 0))
 }
 
-// poll is with for a query: CUDA_ERROR_NOT_READY is an answer, not an error, and
-// makes no garbage.
+// poll is with for a query.
 func (d *libcuda) poll(s symbol, handle uintptr) (bool, error) {
 	if handle == 0 {
 		return false, d.refuse(s, CodeInvalidHandle, nullHandle)
 	}
-	if e := d.latch.Refuse(symbols[s].call); e != nil {
-		return false, e
-	}
-	switch code := d.raw(s, handle); code {
-	case 0:
+	switch e := d.step(s, handle, 0, 0, 0); e {
+	case nil:
 		return true, nil
-	case CodeNotReady:
+	case notReady:
 		return false, nil
 	default:
-		return false, d.latch.Note(symbols[s].call, code, "")
+		return false, e
 	}
 }

@@ -1,3 +1,5 @@
+//go:build linux && (amd64 || arm64) && !nocuda
+
 package driver
 
 // symbol is an index into symbols: a function of libcuda.
