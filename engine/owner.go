@@ -187,7 +187,7 @@ func (o *owner) run(m *served, plan sched.Plan) {
 		step.Logits = []int{plan.Rows - 1}
 	}
 	e.busySince.Store(now.UnixNano())
-	logits, err := m.exec.Run(&step)
+	next, logits, err := m.perform(&step, q)
 	e.busySince.Store(0)
 	e.lastStep.Store(time.Now().UnixNano())
 	e.steps.Add(1)
@@ -199,13 +199,35 @@ func (o *owner) run(m *served, plan sched.Plan) {
 		e.cfg.Log.Error().Err(err).Str("model", m.info.Name).Int("rows", plan.Rows).Msg("step failed")
 		o.end(q, fmt.Errorf("%w: %w", ErrInternal, err))
 	default:
-		o.take(q, plan, logits, promptWanted)
+		o.take(q, plan, next, logits, promptWanted)
 	}
+}
+
+// perform runs a step. Where the largest logit decides, next is its token and the
+// logits stay on the device; otherwise next is -1.
+func (m *served) perform(step *device.Step, q *sequence) (next int32, logits []float32, err error) {
+	c, ok := m.exec.(device.Chooser)
+	if !ok || len(step.Logits) != 1 {
+		logits, err = m.exec.Run(step)
+		return -1, logits, err
+	}
+	if err := c.Begin(step); err != nil {
+		return -1, nil, err
+	}
+	id, logit, err := c.Largest(0)
+	if err != nil {
+		return -1, nil, err
+	}
+	if q.takesLargest(id, logit) {
+		return id, nil, nil
+	}
+	logits, err = c.Fetch()
+	return -1, logits, err
 }
 
 // take uses a step's logits. A panic in the sampler or the text's assembly
 // ends this one stream.
-func (o *owner) take(q *sequence, plan sched.Plan, logits []float32, promptWanted bool) {
+func (o *owner) take(q *sequence, plan sched.Plan, next int32, logits []float32, promptWanted bool) {
 	defer func() {
 		if r := recover(); r != nil {
 			o.engine.cfg.Log.Error().Str("request", q.stream.started.ID).Str("panic", fmt.Sprint(r)).Msg("sampling panicked")
@@ -224,13 +246,17 @@ func (o *owner) take(q *sequence, plan sched.Plan, logits []float32, promptWante
 		}
 	}
 	if plan.Logits {
-		o.advance(q, logits[len(logits)-width:])
+		if next < 0 {
+			logits = logits[len(logits)-width:]
+		}
+		o.advance(q, next, logits)
 	}
 }
 
-// advance samples a sequence's next token and delivers it.
-func (o *owner) advance(q *sequence, logits []float32) {
-	out, err := q.next(logits)
+// advance samples a sequence's next token, unless next says which it is, and
+// delivers it.
+func (o *owner) advance(q *sequence, next int32, logits []float32) {
+	out, err := q.next(next, logits)
 	if err != nil {
 		o.end(q, err)
 		return

@@ -77,7 +77,9 @@ struct EmbedParams {
 	Layout table;
 	uint64_t tokens; // *int32, one for each row of the step
 	uint64_t out;    // *float, rows x cols
+	uint64_t clear;  // *uint64, clears of them are set to 0
 	uint32_t rows;
+	uint32_t clears;
 };
 
 // kernel: angles
@@ -125,6 +127,7 @@ struct ProjectParams {
 	uint64_t sums;     // *float
 	uint64_t scale;    // *float
 	uint64_t residual; // *float, rows x outs of the first matrix, or 0
+	uint64_t best;     // *uint64 by row: the largest output and its number, or 0 (see ranked)
 	uint32_t matrices;
 	uint32_t rows;
 	uint32_t width;

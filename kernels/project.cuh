@@ -130,7 +130,7 @@ template <int GROUPS, bool ONE> struct Sink {
 
 // The last touch, by one thread for one output of one row. sum is the product,
 // other the second matrix's where there is a gate; scale is the row's factor.
-__device__ __forceinline__ void finish(const ProjectParams &p, const Matrix &m, uint32_t output, uint32_t row, float sum, float other, float scale, float residual) {
+__device__ __forceinline__ float finish(const ProjectParams &p, const Matrix &m, uint32_t output, uint32_t row, float sum, float other, float scale, float residual) {
 	float y = __fmul_rn(sum, scale);
 	if (m.bias)
 		y = __fadd_rn(y, ((const float *)m.bias)[output]);
@@ -143,6 +143,26 @@ __device__ __forceinline__ void finish(const ProjectParams &p, const Matrix &m, 
 	if (p.residual)
 		y = __fadd_rn(y, residual);
 	((float *)m.out)[(uint64_t)row * m.outs + output] = y;
+	return y;
+}
+
+// A number that is the larger the larger y, and of equal y the smaller the output's
+// number; a NaN is above all or below all. 0 is below every output.
+__device__ __forceinline__ uint64_t ranked(float y, uint32_t output) {
+	uint32_t bits = __float_as_uint(__fadd_rn(y, 0.f)); // -0 becomes 0
+	bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+	return (uint64_t)bits << 32 | (uint32_t)~output;
+}
+
+// Raises the best of a row by those of 16 threads.
+__device__ __forceinline__ void raise(const ProjectParams &p, uint32_t row, uint64_t best) {
+#pragma unroll
+	for (int d = 8; d; d >>= 1) {
+		uint64_t other = __shfl_xor_sync(~0u, best, d);
+		best = other > best ? other : best;
+	}
+	if (threadIdx.x % 16 == 0 && best)
+		atomicMax((unsigned long long *)p.best + row, (unsigned long long)best);
 }
 
 __device__ __forceinline__ float residual_of(const ProjectParams &p, const Matrix &m, uint32_t output, uint32_t row) {
@@ -240,6 +260,7 @@ template <class W, bool ONE> __device__ __forceinline__ void few(const ProjectPa
 
 	Activations x = {shared, sums, half_stride, sum_stride};
 	const uint32_t output_in_tile = threadIdx.x % 16, row = threadIdx.x / 16;
+	uint64_t best = 0;
 	for (uint32_t turn = 0; n < p.tiles; turn++) {
 		const Matrix &first = p.matrix[place.matrix];
 		const uint32_t output = place.tile * 16 + output_in_tile;
@@ -286,9 +307,13 @@ template <class W, bool ONE> __device__ __forceinline__ void few(const ProjectPa
 				for (uint32_t g = 1; g < p.segments; g++)
 					other = __fadd_rn(other, s[g * 16 * ROWS]);
 			}
-			finish(p, first, output, row, sum, other, factor, residual);
+			float y = finish(p, first, output, row, sum, other, factor, residual);
+			if (p.best)
+				best = max(best, ranked(y, output));
 		}
 	}
+	if (p.best && threadIdx.x / 32 * 2 < rows) // whole warps, of two rows each
+		raise(p, row, best);
 }
 
 // Any number of rows, 64 to a block of 8 warps with a tile each. The activations
@@ -377,11 +402,15 @@ template <class W> __device__ __forceinline__ void many(const ProjectParams &p) 
 		uint32_t o = i % 16, t = i / 16 % tiles_here, r = i / 16 / tiles_here, row = first_row + r;
 		Place there(p, blockIdx.y * tiles_here + t);
 		const Matrix &first = p.matrix[there.matrix];
-		uint32_t output = there.tile * 16 + o;
-		if (!there.there || row >= p.rows || output >= first.outs)
-			continue;
-		uint32_t w = p.gated ? t * 2 : t;
-		finish(p, first, output, row, parts[(w * 16 + o) * (MANY_ROWS + 1) + r], p.gated ? parts[((w + 1) * 16 + o) * (MANY_ROWS + 1) + r] : 0.f,
-		       ((const float *)p.scale)[row], residual_of(p, first, output, row));
+		uint32_t output = there.tile * 16 + o, w = p.gated ? t * 2 : t;
+		uint64_t best = 0;
+		if (there.there && row < p.rows && output < first.outs) {
+			float y = finish(p, first, output, row, parts[(w * 16 + o) * (MANY_ROWS + 1) + r], p.gated ? parts[((w + 1) * 16 + o) * (MANY_ROWS + 1) + r] : 0.f,
+			                 ((const float *)p.scale)[row], residual_of(p, first, output, row));
+			if (p.best)
+				best = ranked(y, output);
+		}
+		if (p.best)
+			raise(p, row, best); // the loop has the same turns in all threads
 	}
 }

@@ -150,3 +150,19 @@ type Executable interface {
 
 	Close() error
 }
+
+// Chooser is an Executable that can tell which logit is the largest without
+// moving all of them to the host. Not every device has something to gain by it.
+type Chooser interface {
+	// Begin performs a step like Run, but leaves the logits where they are
+	// until the next Begin or Run.
+	Begin(step *Step) error
+
+	// Largest is the id and the value of the largest logit of row i of those
+	// that the step asked for; of equal ones the lowest id. A NaN among the
+	// logits may be taken for the largest or passed over.
+	Largest(i int) (id int32, logit float32, err error)
+
+	// Fetch returns the logits that Run would have returned.
+	Fetch() ([]float32, error)
+}

@@ -36,6 +36,9 @@ type executable struct {
 	in     inputs
 	ropes  map[int]*rotate // by layer
 	last   *logits
+	shape  stepShape // of the last step
+	best   uint64    // ranks of the largest logits of logitRows rows
+	ranks  []byte    // the same, pinned
 	graphs map[graphKey]driver.GraphExec
 	host   []byte    // pinned: logits of logitRows rows
 	own    []float32 // logits of more rows than fit there
@@ -180,6 +183,9 @@ func (x *executable) takeScratch() error {
 	if x.host, err = x.dev.drv.HostAlloc(4 * logitRows * x.prog.Vocab); err != nil {
 		return x.dev.wrap(err, "memory for logits")
 	}
+	if x.ranks, err = x.dev.drv.HostAlloc(8 * logitRows); err != nil {
+		return x.dev.wrap(err, "memory for logits")
+	}
 	return x.in.init(x.dev, x.opt.MaxRows, min(x.cache.blocks, 1<<20))
 }
 
@@ -234,6 +240,7 @@ func (x *executable) layOut(a *arena) {
 		x.spare[i] = a.take(4 * n * uint64(widest))
 	}
 	x.logits = a.take(4 * logitRows * uint64(x.prog.Vocab))
+	x.best = a.take(8 * logitRows)
 	if heads > 0 {
 		x.partMax = partialBytes / 4
 		x.partial = a.take(partialBytes)
@@ -349,9 +356,11 @@ func (x *executable) Close() error {
 // release frees what there is. The context must be bound.
 func (x *executable) release() error {
 	errs := []error{x.dropGraphs(), x.dev.release(&x.scratch), x.in.free(x.dev)}
-	if x.host != nil {
-		errs = append(errs, x.dev.drv.HostFree(x.host))
-		x.host = nil
+	for _, b := range []*[]byte{&x.host, &x.ranks} {
+		if *b != nil {
+			errs = append(errs, x.dev.drv.HostFree(*b))
+			*b = nil
+		}
 	}
 	return errors.Join(errs...)
 }

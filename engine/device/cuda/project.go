@@ -103,6 +103,15 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 	return pr, nil
 }
 
+// rank makes the kernels note the largest output of each row.
+func (pr *product) rank(best uint64) {
+	for _, l := range []*launch[kernels.ProjectParams]{pr.one, pr.few, pr.many} {
+		if l != nil {
+			l.params.Best = best
+		}
+	}
+}
+
 // fewShared is the dynamic shared memory of one (rows 1) and few (rows 8); see
 // kernels/project.cuh.
 func fewShared(stride, rows, warps int) int {
@@ -320,6 +329,9 @@ func (x *executable) newLogits(op *device.Logits) (operation, error) {
 		return o, err
 	}
 	o.product, err = x.newProduct(op.Weight, []kernels.Matrix{x.matrix(op.Weight, device.NoTensor, x.logits)}, false, x.values[op.In], 0, op.Norm)
+	if err == nil {
+		o.product.rank(x.best)
+	}
 	return o, err
 }
 
