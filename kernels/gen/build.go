@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"golang.org/x/sync/errgroup"
 )
 
 // A job is a family to compile for a target.
@@ -48,9 +47,10 @@ func (t *tree) stale(m *manifest, sel selection) []job {
 // A selection names families and targets; none stands for all.
 type selection struct{ families, targets []string }
 
+// has says whether a family is selected for a target; "" stands for any.
 func (s selection) has(family, target string) bool {
 	return (len(s.families) == 0 || slices.Contains(s.families, family)) &&
-		(len(s.targets) == 0 || slices.Contains(s.targets, target))
+		(len(s.targets) == 0 || slices.Contains(s.targets, target) || target == "")
 }
 
 // checkNames reports what is selected and not there.
@@ -121,40 +121,45 @@ func (t *tree) compile(ctx context.Context, cuda string, jobs []job, out io.Writ
 	}
 	var mu sync.Mutex               // guards out and failed
 	failed := map[string][]string{} // by message, as targets mostly fail alike
-	var group errgroup.Group
-	group.SetLimit(runtime.NumCPU())
+	one := func(j job) {
+		start := time.Now()
+		r, warnings, err := t.compileOne(c, j)
+		if err == nil {
+			err = done(j, r)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			message := j.family.name + ": " + err.Error()
+			failed[message] = append(failed[message], j.target.name)
+			return
+		}
+		fmt.Fprintf(out, "%-32s %7d bytes %7.1f s\n", j.file(), len(r.image), time.Since(start).Seconds())
+		if warnings != "" {
+			fmt.Fprintln(out, warnings)
+		}
+		for _, k := range r.kernels {
+			if k.spills > 0 {
+				fmt.Fprintf(out, "  %s spills %d bytes at %d registers\n", k.name, k.spills, k.registers)
+			}
+		}
+	}
+	queue := make(chan job, len(jobs))
 	for _, j := range jobs {
-		group.Go(func() error {
-			if ctx.Err() != nil {
-				return nil // said once, below
-			}
-			start := time.Now()
-			r, warnings, err := t.compileOne(c, j)
-			if err == nil {
-				err = done(j, r)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				message := j.family.name + ": " + err.Error()
-				failed[message] = append(failed[message], j.target.name)
-				return nil
-			}
-			fmt.Fprintf(out, "%-32s %7d bytes %7.1f s\n", j.file(), len(r.image), time.Since(start).Seconds())
-			if warnings != "" {
-				fmt.Fprintln(out, warnings)
-			}
-			for _, k := range r.kernels {
-				if k.spills > 0 {
-					fmt.Fprintf(out, "  %s spills %d bytes at %d registers\n", k.name, k.spills, k.registers)
+		queue <- j
+	}
+	close(queue)
+	var workers sync.WaitGroup
+	for range runtime.NumCPU() {
+		workers.Go(func() {
+			for j := range queue {
+				if ctx.Err() == nil {
+					one(j)
 				}
 			}
-			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
+	workers.Wait()
 	errs := []error{ctx.Err()}
 	for _, message := range slices.Sorted(maps.Keys(failed)) {
 		slices.Sort(failed[message])
@@ -206,7 +211,8 @@ template <class A> struct kigo_same<A, A> { static constexpr bool value = true; 
 `
 
 // check compiles again, for the selected targets, what the manifest has other than
-// base, or the smallest family if all is as it was, and compares the bytes.
+// base, or the smallest family if all is as it was, and compares the bytes. A
+// family that is not made for any of these targets is compiled for its first one.
 func (t *tree) check(ctx context.Context, cuda string, base *manifest, sel selection, out io.Writer) error {
 	m, err := readManifest(filepath.Join(t.dir, "SUMS"))
 	if err != nil {
@@ -217,10 +223,11 @@ func (t *tree) check(ctx context.Context, cuda string, base *manifest, sel selec
 	}
 	var jobs, all []job
 	for _, f := range t.families {
-		for _, tg := range f.targets {
-			if !sel.has(f.name, tg.name) {
-				continue
-			}
+		checked := slices.DeleteFunc(slices.Clone(f.targets), func(tg target) bool { return !sel.has(f.name, tg.name) })
+		if len(checked) == 0 && sel.has(f.name, "") {
+			checked = f.targets[:1]
+		}
+		for _, tg := range checked {
 			all = append(all, job{f, tg})
 			now, before := m.find(f.file(tg)), base.find(f.file(tg))
 			if before == nil || before.source != now.source || before.image != now.image {
@@ -330,7 +337,11 @@ func (t *tree) readImageFile(file string) ([]byte, error) {
 		return nil, err
 	}
 	defer r.Close()
-	return r.DecodeAll(data, nil)
+	image, err := r.DecodeAll(data, nil)
+	if err != nil {
+		return nil, fmt.Errorf("bin/%s.zst: %w", file, err)
+	}
+	return image, nil
 }
 
 // maxImage bounds an uncompressed image.
