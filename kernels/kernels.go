@@ -86,24 +86,27 @@ func Targets(family string) []string {
 // cuLibraryLoadData wants.
 func Image(family string, major, minor int) (image []byte, target string, err error) {
 	var best *embedded
-	var capabilities []string
+	var needs []string // PTX, which runs on most, comes last and says it all
 	found := images()
 	for n := range found {
 		i := &found[n]
 		if i.family != family {
 			continue
 		}
-		capabilities = append(capabilities, i.needs())
+		if i.ptx {
+			needs = nil
+		}
+		needs = append(needs, i.needs())
 		if i.runsOn(major, minor) && (best == nil || i.better(best)) {
 			best = i
 		}
 	}
 	switch {
-	case len(capabilities) == 0:
+	case len(needs) == 0:
 		return nil, "", fmt.Errorf("kernels: there is no family %q", family)
 	case best == nil:
 		return nil, "", fmt.Errorf("kernels: %s needs a GPU of compute capability %s; this one has %d.%d: %w",
-			family, strings.Join(slices.Compact(capabilities), " or "), major, minor, ErrUnsupported)
+			family, strings.Join(needs, ", "), major, minor, ErrUnsupported)
 	}
 	image, err = best.read()
 	return image, best.target, err
@@ -213,9 +216,9 @@ func (i *embedded) needs() string {
 	case i.ptx:
 		return capability + " or higher"
 	case i.exact:
-		return "exactly " + capability
+		return capability
 	}
-	return capability
+	return fmt.Sprintf("%s to %d.9", capability, i.major)
 }
 
 // maxImage bounds an uncompressed image, in bytes.

@@ -81,8 +81,9 @@ func TestImage(t *testing.T) {
 	}
 
 	_, _, err := Image("probe", 7, 5)
-	if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "8.0 or higher") || !strings.Contains(err.Error(), "7.5") {
-		t.Errorf("7.5: %v", err)
+	want := "kernels: probe needs a GPU of compute capability 8.0 or higher; this one has 7.5: compute capability not supported"
+	if !errors.Is(err, ErrUnsupported) || err.Error() != want {
+		t.Errorf("7.5: %v; want %s", err, want)
 	}
 	if _, _, err := Image("nonesuch", 9, 0); err == nil || errors.Is(err, ErrUnsupported) {
 		t.Errorf("unknown family: %v", err)

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -69,7 +71,7 @@ func parseManifest(text string) (*manifest, error) {
 // readManifest reads SUMS; one that is not there is empty.
 func readManifest(file string) (*manifest, error) {
 	data, err := os.ReadFile(file)
-	if os.IsNotExist(err) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return &manifest{}, nil
 	} else if err != nil {
 		return nil, err

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // A params is what params.h declares, in its order.
@@ -78,6 +81,11 @@ var (
 // parseParams reads params.h. It knows the few forms that README.md lists and
 // refuses every other line, so that nothing is there that Go does not see.
 func parseParams(text string) (*params, error) {
+	if !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool {
+		return r != '\n' && r != '\t' && !unicode.IsPrint(r)
+	}) {
+		return nil, errors.New("params.h is not plain text in UTF-8 with Unix line ends")
+	}
 	p := &params{byName: map[string]*decl{}}
 	var open *decl
 	var doc []string

@@ -95,6 +95,8 @@ func TestParseParamsRefuses(t *testing.T) {
 		{"#define N 3\n", "neither"},
 		{"typedef int x;\n", "neither"},
 		{"/* struct A { */\n", "neither"},
+		{"// \xff\n", "plain text"},
+		{"#pragma once\r\n", "plain text"},
 		{"// kernel: a\n", "not of the form"},
 		{"// kernel: a[ A\n", "not of the form"},
 		{"// kernel: a A\n", "not there"},
