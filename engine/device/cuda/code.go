@@ -34,16 +34,16 @@ func loadCode(drv driver.Driver, props driver.Properties) (_ *machineCode, err e
 		}
 	}()
 	for _, family := range kernels.Families() {
-		image, target, err := kernels.Image(family.Name, props.Major, props.Minor)
+		image, target, err := kernels.Image(family, props.Major, props.Minor)
 		if err != nil {
 			return nil, err
 		}
 		m, err := drv.LoadModule(image)
 		if err != nil {
-			return nil, fmt.Errorf("%s for %s: %w", family.Name, target, err)
+			return nil, fmt.Errorf("%s for %s: %w", family, target, err)
 		}
 		c.modules = append(c.modules, m)
-		for _, k := range family.Kernels {
+		for _, k := range kernels.Kernels(family) {
 			fn, err := drv.Function(m, k.Name)
 			if err != nil {
 				return nil, fmt.Errorf("kernel %s: %w", k.Name, err)
@@ -52,10 +52,10 @@ func loadCode(drv driver.Driver, props driver.Properties) (_ *machineCode, err e
 			if err != nil && !errors.Is(err, driver.ErrNotSupported) {
 				return nil, fmt.Errorf("kernel %s: %w", k.Name, err)
 			}
-			if err == nil && size != k.ParamBytes {
-				return nil, fmt.Errorf("kernel %s takes %d bytes of parameters, the host has %d: sources and machine code differ", k.Name, size, k.ParamBytes)
+			if err == nil && size != k.Size {
+				return nil, fmt.Errorf("kernel %s takes %d bytes of parameters, the host has %d: sources and machine code differ", k.Name, size, k.Size)
 			}
-			c.kernels[k.Name] = &kernel{name: k.Name, fn: fn, params: k.ParamBytes}
+			c.kernels[k.Name] = &kernel{name: k.Name, fn: fn, params: k.Size}
 		}
 	}
 	return c, nil
