@@ -1,6 +1,6 @@
 // Rotation of queries and keys, the KV cache, and attention over it.
 //
-// A row's positions are cut into splits of 256, always at the same places. A
+// A row's positions are cut into splits of 128, always at the same places. A
 // split's result is its largest score m, the sum l of exp(score - m), and the sum
 // o of exp(score - m) * value; results are folded together split after split
 // (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018). Whether
@@ -9,7 +9,7 @@
 // and no row's bits depend on it.
 #include "device.cuh"
 
-static constexpr int SPLIT = 256, WARPS = 4;
+static constexpr int SPLIT = 128, WARPS = 8;
 
 __device__ __forceinline__ void fold(float &m, float &l, float m2, float l2, float &a, float &b) {
     float top = fmaxf(m, m2);
@@ -89,6 +89,9 @@ __device__ __forceinline__ void unpack8(float *f, uint4 w) {
 // share a KV head are served together, so that keys and values are read once.
 // With FUSED, which is for steps with one row of each sequence, it does the
 // work of append for its row on the way.
+//
+// Where a row's splits are spread over blocks, the block that is done last folds
+// them; count says which one that is.
 //
 // Grid: (rows, kv_heads * groups of HEADS, splits).
 template <int LANES, int HEADS, bool FUSED> __device__ __forceinline__ void attend(const AttendParams &p) {
@@ -269,8 +272,41 @@ template <int LANES, int HEADS, bool FUSED> __device__ __forceinline__ void atte
             }
         }
     }
-    if (p.splits > 1)
-        return;
+    if (p.splits > 1) {
+        __shared__ bool last;
+        __threadfence(); // the parts before the count
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            uint32_t *count = (uint32_t *)p.count + row * gridDim.y + blockIdx.y;
+            last = atomicAdd(count, 1) + 1 == all;
+            if (last)
+                *count = 0; // for the next step
+        }
+        __syncthreads();
+        if (!last)
+            return;
+        __threadfence();
+#pragma unroll
+        for (int n = 0; n < MINE; n++) {
+            uint32_t at = threadIdx.x + n * WARPS * 32, h = at / DIM, i = at % DIM;
+            if (h >= heads || i >= dim)
+                continue;
+            uint64_t from = ((uint64_t)row * p.heads + first_head + h) * p.splits;
+            const float2 *ml = (const float2 *)p.partial_ml + from;
+            const float *x = (const float *)p.partial + from * dim + i;
+            float2 first = __ldcg(ml);
+            result[n] = __ldcg(x);
+            result_m[n] = first.x;
+            result_l[n] = first.y;
+#pragma unroll 4
+            for (uint32_t s = 1; s < all; s++) {
+                float2 next = __ldcg(ml + s);
+                float y = __ldcg(x + (uint64_t)s * dim), a, b;
+                fold(result_m[n], result_l[n], next.x, next.y, a, b);
+                result[n] = weigh(result[n], a, y, b);
+            }
+        }
+    }
 #pragma unroll
     for (int n = 0; n < MINE; n++) {
         uint32_t at = threadIdx.x + n * WARPS * 32, h = at / DIM, i = at % DIM;
@@ -282,28 +318,8 @@ template <int LANES, int HEADS, bool FUSED> __device__ __forceinline__ void atte
 #define ATTEND(lanes, heads) \
     KIGO_KERNEL(attend_##lanes##x##heads, AttendParams, __launch_bounds__(WARPS * 32)) { attend<lanes, heads, false>(p); } \
     KIGO_KERNEL(attend_append_##lanes##x##heads, AttendParams, __launch_bounds__(WARPS * 32)) { attend<lanes, heads, true>(p); }
-#define ATTEND_HEADS(lanes) ATTEND(lanes, 1) ATTEND(lanes, 4)
+#define ATTEND_HEADS(lanes) ATTEND(lanes, 1) ATTEND(lanes, 2) ATTEND(lanes, 4)
 ATTEND_HEADS(4)
 ATTEND_HEADS(8)
 ATTEND_HEADS(16)
 ATTEND_HEADS(32)
-
-// Folds a row's splits. Grid: (heads, rows).
-KIGO_KERNEL(combine, CombineParams) {
-    let_next_start();
-    wait_for_previous();
-    const uint32_t head = blockIdx.x, row = blockIdx.y, length = ((const int32_t *)p.positions)[row] + 1;
-    const uint32_t splits = (length + SPLIT - 1) / SPLIT;
-    const uint64_t at = ((uint64_t)row * p.heads + head) * p.splits;
-    const float2 *parts_ml = (const float2 *)p.partial_ml + at;
-    const float *parts = (const float *)p.partial + at * p.head_dim;
-    for (uint32_t i = threadIdx.x; i < p.head_dim; i += blockDim.x) {
-        float2 ml = parts_ml[0];
-        float x = parts[i], a, b;
-        for (uint32_t s = 1; s < splits; s++) {
-            fold(ml.x, ml.y, parts_ml[s].x, parts_ml[s].y, a, b);
-            x = weigh(x, a, parts[(uint64_t)s * p.head_dim + i], b);
-        }
-        ((float *)p.out)[((uint64_t)row * p.heads + head) * p.head_dim + i] = x / ml.y;
-    }
-}

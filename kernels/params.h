@@ -19,7 +19,6 @@
 // kernel: gate GateParams
 // kernel: append AppendParams
 // kernel: attend_* AttendParams
-// kernel: combine CombineParams
 #pragma once
 
 // A struct inside the parameters, with padding before its last field.
@@ -228,6 +227,7 @@ struct AttendParams {
     uint64_t table_of;
     uint64_t partial;   // *float, rows x heads x splits x head_dim
     uint64_t partial_ml; // *float, rows x heads x splits x (largest score, sum)
+    uint64_t count;      // *uint32 by row and block in y: splits that are done; 0 between steps
     uint32_t rows;
     uint32_t heads;
     uint32_t splits; // 1: each block walks all of a row's positions
@@ -239,15 +239,4 @@ struct AttendParams {
     uint64_t angles;
     uint32_t dims;
     uint32_t halves;
-};
-
-struct CombineParams {
-    uint64_t partial;
-    uint64_t partial_ml;
-    uint64_t out;
-    uint64_t positions;
-    uint32_t rows;
-    uint32_t heads;
-    uint32_t head_dim;
-    uint32_t splits;
 };

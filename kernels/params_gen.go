@@ -40,7 +40,252 @@ type ProbeParams struct {
 	Unused     Ptr // keeps a read-only pointer in the layout
 }
 
+// A run of bytes in every block of a format that goes to one plane.
+type Segment struct {
+	Start uint32 // first byte in the block
+	Bytes uint32
+	Plane uint32
+}
+
+// A plane holds one kind of bytes of a tensor: quants, high bits, scales. It
+// is cut into units of unit bytes of a row (a power of two); the units of 16 rows
+// stand together. In a plane of fragments, 32-byte units are interleaved so that
+// a warp's 16-byte loads give what mma.m16n8k16 takes (see layout.cuh).
+type Plane struct {
+	Offset uint64 // from the tensor's base
+	Unit   uint32
+	Units  uint32 // in a row
+	Piece  uint32 // bytes of a lane's piece in a plane of fragments; else 0
+	Shift  uint32 // log2(unit)
+}
+
+// Where a tensor's bytes are. With no segments it lies as in the file.
+type Layout struct {
+	Base       uint64
+	Size       uint64 // bytes in the file
+	RowBytes   uint32 // of a row in the file
+	BlockBytes uint32
+	BlockSize  uint32 // values
+	Format     uint32 // GGML's type number
+	Segments   uint32
+	Cols       uint32
+	Segment    [4]Segment
+	Plane      [4]Plane
+}
+
+type RepackParams struct {
+	Layout Layout
+	From   uint64 // bytes as in the file
+	First  uint64 // offset in the tensor of the first of them, even
+	Bytes  uint64 // even
+}
+
+type HashParams struct {
+	Layout Layout
+	Sum    uint64 // *uint64, added to
+}
+
+type DequantizeParams struct {
+	Layout Layout
+	Out    uint64 // *float, count values
+	First  uint64 // value in the tensor, row by row
+	Count  uint64
+}
+
+type EmbedParams struct {
+	Table  Layout
+	Tokens uint64 // *int32, one for each row of the step
+	Out    uint64 // *float, rows x cols
+	Clear  uint64 // *uint64, clears of them are set to 0
+	Rows   uint32
+	Clears uint32
+}
+
+type AnglesParams struct {
+	Freq      uint64 // *double, radians a position, pairs of them
+	Positions uint64 // *int32, by row
+	Out       uint64 // *float, rows x pairs x (cosine, sine)
+	Rows      uint32
+	Pairs     uint32
+}
+
+type PrepareParams struct {
+	In     uint64 // *float, rows of width values
+	Pick   uint64 // *int32, the rows of in to take, or 0: all
+	Gain   uint64 // *float, or 0: no normalization
+	Half   uint64 // *half, rows x stride
+	Sums   uint64 // *float, rows x stride/16
+	Scale  uint64 // *float, by row
+	Wide   uint64 // *float, rows x width: the same values unrounded, or 0
+	Rows   uint32
+	Width  uint32
+	Stride uint32 // a multiple of 64; what is beyond width is 0
+	Eps    float32
+}
+
+// One weight matrix of a projection.
+type Matrix struct {
+	Plane [4]uint64 // quants, high bits, scales, super-scales
+	Bias  uint64    // *float, or 0
+	Out   uint64    // *float, rows x outs
+	Outs  uint32
+	Tiles uint32 // of 16 outputs
+}
+
+type ProjectParams struct {
+	Matrix   [3]Matrix
+	In       uint64 // *float, rows of width values: what one and few take
+	Pick     uint64 // *int32, the rows of in to take, or 0: all
+	Gain     uint64 // *float, or 0: no normalization
+	Half     uint64 // *half, rows x stride: prepare's, which many takes
+	Sums     uint64 // *float
+	Scale    uint64 // *float
+	Residual uint64 // *float, rows x outs of the first matrix, or 0
+	Best     uint64 // *uint64 by row: the largest output and its number, or 0 (see ranked)
+	Matrices uint32
+	Rows     uint32
+	Width    uint32
+	Stride   uint32
+	Steps    uint32 // of the format, in a row of weights
+	Segments uint32 // parts of a row that are summed apart
+	Gated    uint32 // two matrices, silu(first) * second
+	Tiles    uint32 // of all matrices; of one with a gate
+	Eps      float32
+	_        [4]byte
+}
+
+type ProjectF32Params struct {
+	Weight   uint64 // *float, outs x cols
+	Bias     uint64 // *float, or 0
+	In       uint64 // *float, rows x cols
+	Residual uint64
+	Out      uint64
+	Rows     uint32
+	Cols     uint32
+	Outs     uint32
+	_        [4]byte
+}
+
+type GateParams struct {
+	Gate  uint64 // *float, count values: silu(gate) * up
+	Up    uint64
+	Out   uint64
+	Count uint64
+}
+
+// The KV cache of one layer. Keys of a block and head lie together, as half:
+// [block][kv head][token in block][head dim]; values likewise.
+type CacheLayer struct {
+	Keys      uint64
+	Values    uint64
+	KvHeads   uint32
+	HeadDim   uint32
+	BlockSize uint32
+	Padding   uint32
+}
+
+type AppendParams struct {
+	Cache     CacheLayer
+	Q         uint64 // *float, rows x heads*head_dim
+	K         uint64
+	V         uint64
+	QOut      uint64
+	KOut      uint64
+	Angles    uint64 // *float, of kernel angles
+	Positions uint64 // *int32, by row
+	Tables    uint64 // *int32: KV blocks of the sequences
+	TableOf   uint64 // *int32, by row: where in tables its sequence begins
+	Rows      uint32
+	Heads     uint32
+	Dims      uint32 // that are rotated
+	Halves    uint32 // pairs (i, i+dims/2) rather than (2i, 2i+1)
+}
+
+type AttendParams struct {
+	Cache     CacheLayer
+	Q         uint64 // *float, rows x heads*head_dim
+	Out       uint64 // *float, rows x heads*head_dim
+	Positions uint64 // *int32, by row
+	Tables    uint64
+	TableOf   uint64
+	Partial   uint64 // *float, rows x heads x splits x head_dim
+	PartialMl uint64 // *float, rows x heads x splits x (largest score, sum)
+	Count     uint64 // *uint32 by row and block in y: splits that are done; 0 between steps
+	Rows      uint32
+	Heads     uint32
+	Splits    uint32 // 1: each block walks all of a row's positions
+	Scale     float32
+	K         uint64
+	V         uint64
+	Angles    uint64
+	Dims      uint32
+	Halves    uint32
+}
+
 // table lists every kernel, by family and name.
 var table = [...]Kernel{
+	{Family: "attention", Name: "append", Params: "AppendParams", Size: 120, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_16x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_16x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_16x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_32x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_32x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_32x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_4x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_4x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_4x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_8x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_8x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_8x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_append_16x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_append_16x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_append_16x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_append_32x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_append_32x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_append_32x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_append_4x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_append_4x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_append_4x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_append_8x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_append_8x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "attend_append_8x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "embed", Name: "angles", Params: "AnglesParams", Size: 32, Targets: []string{"sm_90a"}},
+	{Family: "embed", Name: "dequantize", Params: "DequantizeParams", Size: 208, Targets: []string{"sm_90a"}},
+	{Family: "embed", Name: "embed", Params: "EmbedParams", Size: 216, Targets: []string{"sm_90a"}},
+	{Family: "load", Name: "hash_tensor", Params: "HashParams", Size: 192, Targets: []string{"sm_90a"}},
+	{Family: "load", Name: "repack", Params: "RepackParams", Size: 208, Targets: []string{"sm_90a"}},
+	{Family: "prepare", Name: "gate", Params: "GateParams", Size: 32, Targets: []string{"sm_90a"}},
+	{Family: "prepare", Name: "prepare", Params: "PrepareParams", Size: 72, Targets: []string{"sm_90a"}},
 	{Family: "probe", Name: "probe", Params: "ProbeParams", Size: 72},
+	{Family: "project", Name: "few_bf16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "few_f16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "few_q4_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "few_q4_1", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "few_q4_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "few_q5_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "few_q5_1", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "few_q5_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "few_q6_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "few_q8_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "many_bf16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "many_f16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "many_q4_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "many_q4_1", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "many_q4_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "many_q5_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "many_q5_1", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "many_q5_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "many_q6_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "many_q8_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "one_bf16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "one_f16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "one_q4_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "one_q4_1", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "one_q4_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "one_q5_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "one_q5_1", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "one_q5_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "one_q6_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "one_q8_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "project_f32", Params: "ProjectF32Params", Size: 56, Targets: []string{"sm_90a"}},
 }

@@ -3,8 +3,8 @@
 #include "project.cuh"
 
 #define FORMAT(name, W) \
-    KIGO_KERNEL(one_##name, ProjectParams, __launch_bounds__(FEW_THREADS, W::BLOCKS)) { few<W, true>(p); } \
-    KIGO_KERNEL(few_##name, ProjectParams, __launch_bounds__(FEW_THREADS, W::BLOCKS)) { few<W, false>(p); } \
+    KIGO_KERNEL(one_##name, ProjectParams, __launch_bounds__(FEW_WARPS * 32, W::BLOCKS)) { few<W, true>(p); } \
+    KIGO_KERNEL(few_##name, ProjectParams, __launch_bounds__(FEW_WARPS * 32, W::BLOCKS)) { few<W, false>(p); } \
     KIGO_KERNEL(many_##name, ProjectParams, __launch_bounds__(MANY_WARPS * 32)) { many<W>(p); }
 
 FORMAT(f16, WeightsF16)

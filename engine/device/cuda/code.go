@@ -132,7 +132,7 @@ func newLaunch[P any](d *Device, name string, threads int, params P) (*launch[P]
 // resident is how many blocks of a launch fit on the device at one time, at most n.
 // Kernels that walk through their work with that many read what all of it shares
 // only once.
-func (d *Device) resident(l interface{ shape() (*kernel, int, int) }, n int) (uint32, error) {
+func (d *Device) resident(l interface{ shape() (*kernel, int, int) }, n int) (int, error) {
 	k, threads, shared := l.shape()
 	perSM, err := d.drv.Occupancy(k.fn, threads, shared)
 	if err != nil {
@@ -141,7 +141,7 @@ func (d *Device) resident(l interface{ shape() (*kernel, int, int) }, n int) (ui
 	if perSM == 0 {
 		return 0, fmt.Errorf("%w: kernel %s with %d threads and %d bytes of shared memory does not fit on the %s", device.ErrNotSupported, k.name, threads, shared, d.props.Name)
 	}
-	return uint32(min(n, perSM*d.props.SMs)), nil
+	return min(n, perSM*d.props.SMs), nil
 }
 
 func (l *launch[P]) shape() (k *kernel, threads, shared int) {

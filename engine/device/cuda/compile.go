@@ -32,6 +32,7 @@ type executable struct {
 	logits  uint64 // logitRows x vocabulary
 	partial uint64 // attention, split by split
 	partMax int    // floats there
+	counts  uint64 // of splits that are done; 0 between steps
 
 	in     inputs
 	ropes  map[int]*rotate // by layer
@@ -65,6 +66,9 @@ const logitRows = 16
 // partialBytes bounds the memory for attention that is split over blocks. A step
 // that needs more walks through its positions row by row, with the same result.
 const partialBytes = 32 << 20
+
+// maxCounts bounds rows x heads of attention that is split over blocks.
+const maxCounts = 1 << 14
 
 // rotation says which angles a Rope operator wants.
 type rotation struct {
@@ -180,6 +184,11 @@ func (x *executable) takeScratch() error {
 		return err
 	}
 	x.layOut(&arena{base: uint64(x.scratch.ptr)})
+	if x.counts != 0 {
+		if err := x.dev.drv.Fill8(driver.Ptr(x.counts), 0, 4*maxCounts, x.dev.stream); err != nil {
+			return x.dev.wrap(err, "scratch memory")
+		}
+	}
 	if x.host, err = x.dev.drv.HostAlloc(4 * logitRows * x.prog.Vocab); err != nil {
 		return x.dev.wrap(err, "memory for logits")
 	}
@@ -244,6 +253,7 @@ func (x *executable) layOut(a *arena) {
 	if heads > 0 {
 		x.partMax = partialBytes / 4
 		x.partial = a.take(partialBytes)
+		x.counts = a.take(4 * maxCounts)
 	}
 }
 
