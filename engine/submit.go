@@ -22,8 +22,8 @@ const (
 // Submit validates the request and queues it. The stream ends with ctx: when
 // ctx is cancelled or expires, the sequence leaves the device by the end of
 // the step after the one in flight. Errors: *InvalidError with everything that
-// is wrong, ErrNoModel, ErrQueueFull (in a *RetryError), ErrDraining,
-// ErrDeviceLost, or the context's.
+// is wrong, ErrNoModel, ErrQueueFull (in a *RetryError), ErrDraining, ErrFatal,
+// or the context's.
 func (e *Engine) Submit(ctx context.Context, r Request) (*Stream, error) {
 	arrived := time.Now()
 	if err := ctx.Err(); err != nil {
@@ -79,7 +79,7 @@ func (e *Engine) Submit(ctx context.Context, r Request) (*Stream, error) {
 	if !e.owner.post(func() { e.owner.add(s.seq, stop) }) {
 		stop()
 		e.forget(s)
-		return nil, ErrDraining
+		return nil, e.why()
 	}
 	return s, nil
 }
@@ -89,8 +89,8 @@ func (e *Engine) admit(s *Stream) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
-	case e.lost != nil:
-		return fmt.Errorf("%w: %w", ErrDeviceLost, e.lost)
+	case e.failure != nil:
+		return e.failure
 	case e.draining:
 		return ErrDraining
 	case len(e.streams) >= e.cfg.MaxConcurrent+e.cfg.MaxQueue:
