@@ -46,6 +46,9 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 		if p := recover(); p != nil {
 			err = s.recovered(p, debug.Stack())
 		}
+		if err != nil && c.request != "" {
+			err = &streamError{err, c.generated}
+		}
 		c.took = time.Since(arrived)
 		s.tracing.describe(ctx, arrived, c, err)
 	}()

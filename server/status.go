@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -59,6 +60,16 @@ func (e *notServedError) Error() string {
 	return "not served: " + strings.Join(e.fields, ", ")
 }
 
+// streamError is an error that ends a stream after its started event: how many
+// tokens were generated until then is part of what the caller gets.
+type streamError struct {
+	error
+	generated int
+}
+
+// Unwrap returns the error itself.
+func (e *streamError) Unwrap() error { return e.error }
+
 // panicError is a panic that was caught; its stack is in the log.
 type panicError struct{}
 
@@ -97,7 +108,10 @@ var rules = []rule{
 	{engine.ErrDoesNotFit, codes.ResourceExhausted, "DOES_NOT_FIT", 0},
 	{engine.ErrDraining, codes.Unavailable, "SHUTTING_DOWN", time.Second},
 	{engine.ErrSlowReader, codes.ResourceExhausted, "SLOW_READER", 0},
+	{engine.ErrDeviceFault, codes.Unavailable, "DEVICE_FAULT", time.Second},
+	{engine.ErrDeviceHung, codes.Unavailable, "DEVICE_HUNG", time.Second},
 	{engine.ErrDeviceLost, codes.Unavailable, "DEVICE_LOST", time.Second},
+	{engine.ErrFatal, codes.Unavailable, "DEVICE_FAILED", time.Second},
 	{engine.ErrUnknownRequest, codes.NotFound, "REQUEST_NOT_FOUND", 0},
 	{engine.ErrUnloaded, codes.Unavailable, "MODEL_UNLOADED", 0},
 	{engine.ErrLoadInProgress, codes.FailedPrecondition, "LOAD_IN_PROGRESS", time.Second},
@@ -128,8 +142,21 @@ type failure struct {
 	metadata   map[string]string
 }
 
+// generatedTokens is the key of ErrorInfo.metadata that holds the number of
+// tokens that a stream had when it failed.
+const generatedTokens = "generated_tokens"
+
 // failureOf finds what err is to a caller. err is not nil.
 func failureOf(err error) failure {
+	f := kindOf(err)
+	var stream *streamError
+	if errors.As(err, &stream) {
+		f.metadata = map[string]string{generatedTokens: strconv.Itoa(stream.generated)}
+	}
+	return f
+}
+
+func kindOf(err error) failure {
 	var invalid *engine.InvalidError
 	if errors.As(err, &invalid) {
 		v := boundViolations(invalid.Violations)
@@ -194,7 +221,7 @@ func (f failure) isServerFault() bool {
 	case codes.Internal, codes.Unknown, codes.DataLoss:
 		return true
 	}
-	return f.reason == "DEVICE_LOST"
+	return f.code == codes.Unavailable && strings.HasPrefix(f.reason, "DEVICE_")
 }
 
 // reasonOfCode is the code's own name in upper case: NOT_FOUND.
