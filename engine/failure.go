@@ -10,15 +10,17 @@ package engine
 // may call it.
 func (e *Engine) fail(err error) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	if e.failure != nil {
+		e.mu.Unlock()
 		return
 	}
 	e.failure = err
-	e.cfg.Log.Error().Err(err).Msg("device failed")
 	e.update()
 	close(e.failed)
+	e.mu.Unlock()
 	e.stop(err) // loads in progress
+	// Last, because a log that nobody reads may hold its writer up.
+	e.cfg.Log.Error().Err(err).Msg("device failed")
 }
 
 // Failed is closed when the device cannot be used any more. Status().Failure

@@ -299,7 +299,8 @@ func (s *Server) abandon(g *grpc.Server, h *http.Server) {
 	s.stopServers(g, h, failFlush)
 }
 
-// stopServers lets calls end for some time, and then ends them.
+// stopServers lets calls end for some time, and then ends them. A handler that
+// does not return even so is left behind.
 func (s *Server) stopServers(g *grpc.Server, h *http.Server, patience time.Duration) {
 	s.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -315,7 +316,9 @@ func (s *Server) stopServers(g *grpc.Server, h *http.Server, patience time.Durat
 			_ = h.Close() // only the listeners' own errors, and they are gone
 		}
 	})
-	stopping.Wait()
+	if !within(2*patience, stopping.Wait) {
+		s.cfg.Log.Error().Msg("a handler is stuck: it is left behind")
+	}
 }
 
 // grpcServer serves everything.

@@ -19,6 +19,7 @@ type serveOptions struct {
 	engine      engine.Config
 
 	noReflection        bool
+	terminationLog      string
 	logLevel, logFormat string
 }
 
@@ -61,7 +62,8 @@ func serveFlags(f *pflag.FlagSet) *serveOptions {
 	f.DurationVar(&s.DrainDelay, "drain-delay", s.DrainDelay, "from SIGTERM to refusing work, for load balancers to notice")
 	f.DurationVar(&s.DrainTimeout, "drain-timeout", s.DrainTimeout, "for the requests under way to end")
 	f.DurationVar(&s.StopTimeout, "stop-timeout", s.StopTimeout, "for the connections to close after that")
-	f.DurationVar(&s.StepLimit, "step-limit", s.StepLimit, "a device step that takes longer counts as hung")
+	f.DurationVar(&e.StepLimit, "step-limit", time.Minute, "a device step that takes longer counts as hung, whatever earlier ones took")
+	f.StringVar(&o.terminationLog, "termination-log", "", "`file` that is told, in a sentence, why the server ended badly (default: none)")
 
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn, error or off")
 	f.StringVar(&o.logFormat, "log-format", "auto", "json, text, or auto: text at a terminal")
