@@ -21,6 +21,7 @@ import (
 	"kigo/engine/device"
 	"kigo/engine/device/cpu"
 	"kigo/engine/load"
+	"kigo/engine/sample"
 	"kigo/engine/tokenizer"
 )
 
@@ -32,6 +33,9 @@ type Config struct {
 	MaxContext    int           // cap on the tokens of one sequence; default: the model's own
 	MaxConcurrent int           // sequences that take part in steps at one time; default 8
 	MaxQueue      int           // requests that wait beyond those; default 64, negative: none
+	MaxStops      int           // stop strings of a request, and stop ids; default 16
+	MaxStopBytes  int           // bytes of a stop string; default 256
+	MaxBiases     int           // logit biases of a request; default 1,024
 	StreamBuffer  int           // events held for a reader that lags before its sequence pauses; default 64
 	SlowReader    time.Duration // how long a paused sequence keeps its place; default 2 s
 	StepLimit     time.Duration // a step that takes longer is hung, whatever came before; default 1 min
@@ -56,6 +60,9 @@ func (c Config) withDefaults() (Config, error) {
 		{"max queue", &c.MaxQueue, 64, maxQueue},
 		{"stream buffer", &c.StreamBuffer, 64, maxBuffer},
 		{"max context", &c.MaxContext, 0, 1 << 28},
+		{"max stops", &c.MaxStops, 16, 1024},
+		{"max stop bytes", &c.MaxStopBytes, 256, 1 << 16},
+		{"max biases", &c.MaxBiases, 1024, sample.MaxBiases},
 	} {
 		if *f.value == 0 {
 			*f.value = f.fill
@@ -63,11 +70,13 @@ func (c Config) withDefaults() (Config, error) {
 		if *f.value > f.most {
 			return c, fmt.Errorf("%s: %d, at most %d", f.name, *f.value, f.most)
 		}
+		if *f.value < 0 && f.value != &c.MaxQueue {
+			return c, fmt.Errorf("%s: %d is negative", f.name, *f.value)
+		}
 	}
 	c.MaxQueue = max(c.MaxQueue, 0)
-	if c.MaxConcurrent < 0 || c.StreamBuffer < 0 || c.MaxContext < 0 || c.SlowReader < 0 || c.StepLimit < 0 {
-		return c, fmt.Errorf("negative limit: max concurrent %d, stream buffer %d, max context %d, slow reader %v, step limit %v",
-			c.MaxConcurrent, c.StreamBuffer, c.MaxContext, c.SlowReader, c.StepLimit)
+	if c.SlowReader < 0 || c.StepLimit < 0 {
+		return c, fmt.Errorf("negative limit: slow reader %v, step limit %v", c.SlowReader, c.StepLimit)
 	}
 	if c.SlowReader == 0 {
 		c.SlowReader = 2 * time.Second

@@ -52,10 +52,7 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 		c.took = time.Since(arrived)
 		s.tracing.describe(ctx, arrived, c, err)
 	}()
-	if err := validateMessage(s.validator, r); err != nil {
-		return err
-	}
-	if err := notServed(r); err != nil {
+	if err := s.check(r); err != nil {
 		return err
 	}
 	if c.correlation = r.GetCorrelationId(); c.correlation == "" {

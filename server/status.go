@@ -56,6 +56,8 @@ var (
 // notServedError names the fields that ask for what this server does not do.
 type notServedError struct{ fields []string }
 
+const notServedReason = "is not served by this server"
+
 func (e *notServedError) Error() string {
 	return "not served: " + strings.Join(e.fields, ", ")
 }
@@ -169,7 +171,7 @@ func kindOf(err error) failure {
 	if errors.As(err, &notServed) {
 		f := failure{code: codes.Unimplemented, reason: "NOT_SERVED", message: publicText(notServed.Error())}
 		for _, field := range notServed.fields {
-			f.violations = append(f.violations, engine.Violation{Field: field, Reason: "is not served by this server"})
+			f.violations = append(f.violations, engine.Violation{Field: field, Reason: notServedReason})
 		}
 		return f
 	}

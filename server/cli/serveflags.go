@@ -46,6 +46,9 @@ func serveFlags(f *pflag.FlagSet) *serveOptions {
 	f.IntVar(&e.MaxContext, "max-context", 0, "tokens of one sequence at most; 0 means what the model was trained for")
 	f.IntVar(&e.MaxConcurrent, "max-concurrent", 8, "requests that generate at one time")
 	f.IntVar(&e.MaxQueue, "max-queue", 64, "requests that wait beyond those; 0 lets none wait")
+	f.IntVar(&e.MaxStops, "max-stops", 16, "stop strings of one request, and stop ids")
+	f.IntVar(&e.MaxStopBytes, "max-stop-bytes", 256, "size of a stop string")
+	f.IntVar(&e.MaxBiases, "max-biases", 1024, "logit biases of one request")
 	f.IntVar(&e.StreamBuffer, "stream-buffer", 64, "events held for a client that lags before its request pauses")
 	f.DurationVar(&e.SlowReader, "slow-reader", 2*time.Second, "how long a paused request keeps its place")
 
