@@ -9,6 +9,7 @@ package device
 
 import (
 	"errors"
+	"fmt"
 
 	"kigo/engine/quant"
 )
@@ -20,7 +21,14 @@ var (
 	ErrNotSupported = errors.New("not supported by this device")
 	ErrBadStep      = errors.New("invalid step")
 	ErrBadProgram   = errors.New("invalid program")
-	ErrLost         = errors.New("the device is lost") // nothing works on it any more
+
+	// ErrLost is fatal: nothing works on the device any more, and nothing is
+	// called on it any more. A fault that leaves the context dead is one.
+	ErrLost = errors.New("the device is lost")
+
+	// ErrGone is an ErrLost, too: the device itself has vanished, and a new
+	// process on this machine would not find it either.
+	ErrGone = fmt.Errorf("%w: it has vanished", ErrLost)
 )
 
 // Device makes objects that live in one processor's memory. A Device is used
