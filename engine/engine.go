@@ -19,6 +19,7 @@ import (
 
 	"kigo/engine/chat"
 	"kigo/engine/device"
+	"kigo/engine/device/devices"
 	"kigo/engine/load"
 	"kigo/engine/sample"
 	"kigo/engine/tokenizer"
@@ -130,7 +131,7 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
-	dev, why, err := OpenDevice(DeviceOptions{Name: cfg.Device, Threads: cfg.Threads, Reference: cfg.Reference, Checks: cfg.DeviceChecks})
+	dev, why, err := devices.Open(devices.Options{Name: cfg.Device, Threads: cfg.Threads, Reference: cfg.Reference, Checks: cfg.DeviceChecks})
 	if err != nil {
 		if failure := fatalError(err); failure != nil {
 			err = failure
