@@ -174,28 +174,35 @@ template <class W, uint32_t THREADS> __device__ __forceinline__ void wide(const 
     Place place(p, blockIdx.y * tiles_here + (p.gated ? warp % tiles_here : warp));
     const Matrix &m = p.matrix[p.gated ? warp / tiles_here : place.matrix];
     Cursor at = cursor<W>(m, place.there ? place.tile : 0, p.steps, 0, lane);
-    W w;
-    w.load(at, 0);
+    W w[W::AHEAD]; // steps on their way
+#pragma unroll
+    for (int u = 0; u < W::AHEAD; u++)
+        if (u < p.steps)
+            w[u].load(at, u);
     wait_for_previous();
     Stages<THREADS> stages(p, shared, first_row);
     WideSink<THREADS> sink(stages, lane);
     float *totals = (float *)(shared + WIDE_STAGES * WIDE_STAGE) + threadIdx.x;
     uint32_t segment = 0, end = segment_begin(1, p);
 #pragma unroll 1
-    for (uint32_t step = 0; step < p.steps; step++) {
-        W now = w;
-        advance<W>(at, 1);
-        if (step + 1 < p.steps)
-            w.load(at, 0);
-        now.give(sink, lane);
-        while (segment < p.segments && step + 1 >= end) { // a segment may be empty
+    for (uint32_t step = 0; step < p.steps; step += W::AHEAD) {
 #pragma unroll
-            for (int i = 0; i < sink.GROUPS * 4; i++)
-                totals[i * THREADS] = segment ? __fadd_rn(totals[i * THREADS], sink.v[i]) : sink.v[i];
-            sink.clear();
-            segment++;
-            end = segment_begin(segment + 1, p);
+        for (int u = 0; u < W::AHEAD; u++) {
+            if (step + u >= p.steps)
+                break;
+            w[u].give(sink, lane);
+            if (step + u + W::AHEAD < p.steps)
+                w[u].load(at, u + W::AHEAD);
+            while (segment < p.segments && step + u + 1 >= end) { // a segment may be empty
+#pragma unroll
+                for (int i = 0; i < sink.GROUPS * 4; i++)
+                    totals[i * THREADS] = segment ? __fadd_rn(totals[i * THREADS], sink.v[i]) : sink.v[i];
+                sink.clear();
+                segment++;
+                end = segment_begin(segment + 1, p);
+            }
         }
+        advance<W>(at, W::AHEAD);
     }
     copy_wait<0>();
     __syncthreads(); // the stages are free
