@@ -36,6 +36,7 @@ type served struct {
 	exec    device.Executable
 
 	// The owner's.
+	times   stepTimes
 	sched   *sched.Scheduler
 	seqs    map[sched.ID]*sequence
 	retired bool
@@ -124,7 +125,7 @@ func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m
 	m = &served{vocab: p.spec.Vocab, width: p.spec.Vocab, maxContext: p.context, seqs: map[sched.ID]*sequence{}}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, m.close())
+			err = errors.Join(err, e.discard(m))
 			m = nil
 		}
 	}()
@@ -158,11 +159,13 @@ func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m
 		}
 	}
 	c.enter(StageCompile)
-	if err := e.owner.call(func() error { return m.compile(e.dev, p) }); err != nil {
+	if err := e.owner.call(func() error {
+		return e.owner.inDevice(0, func() error { return m.compile(e.dev, p) })
+	}); err != nil {
 		return m, err
 	}
 	c.enter(StageWarmUp)
-	if err := e.owner.call(m.warmUp); err != nil {
+	if err := e.owner.call(func() error { return m.warmUp(e.owner) }); err != nil {
 		return m, fmt.Errorf("first token: %w", err)
 	}
 	m.sched = sched.New(sched.Config{
@@ -217,16 +220,16 @@ func (m *served) compile(dev device.Device, p *plan) (err error) {
 }
 
 // warmUp generates one token, so that a model in service is known to work.
-func (m *served) warmUp() error {
+func (m *served) warmUp(o *owner) error {
 	first, ok := m.tokens.BOS()
 	if !ok {
 		first = 0
 	}
-	logits, err := m.exec.Run(&device.Step{
+	_, logits, err := o.execute(m, &device.Step{
 		Tokens: []int32{first},
 		Seqs:   []device.SeqRows{{Rows: 1, Blocks: []int32{0}}},
 		Logits: []int{0},
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}

@@ -18,22 +18,22 @@
 #include "device.cuh"
 
 __device__ __forceinline__ uint64_t locate(const Layout &l, uint32_t row, uint32_t byte) {
-	if (l.segments == 0)
-		return l.base + (uint64_t)row * l.row_bytes + byte;
-	uint32_t block = byte / l.block_bytes, j = byte - block * l.block_bytes, s = 0;
-	while (s + 1 < l.segments && j >= l.segment[s + 1].start)
-		s++;
-	const Segment &seg = l.segment[s];
-	const Plane &p = l.plane[seg.plane];
-	uint32_t at = block * seg.bytes + (j - seg.start);
-	uint32_t unit = at >> p.shift, in = at & (p.unit - 1), r = row & 15, inner;
-	if (p.piece) {
-		uint32_t piece = in / p.piece, c = piece & 3, slot = piece >> 2;
-		inner = ((r & 7) * 4 + c) * 16 + (r >> 3) * 8 + slot * p.piece + in % p.piece;
-	} else {
-		inner = ((r & 7) * 2 + (r >> 3)) * p.unit + in;
-	}
-	return l.base + p.offset + (((uint64_t)(row >> 4) * p.units + unit) << (p.shift + 4)) + inner;
+    if (l.segments == 0)
+        return l.base + (uint64_t)row * l.row_bytes + byte;
+    uint32_t block = byte / l.block_bytes, j = byte - block * l.block_bytes, s = 0;
+    while (s + 1 < l.segments && j >= l.segment[s + 1].start)
+        s++;
+    const Segment &seg = l.segment[s];
+    const Plane &p = l.plane[seg.plane];
+    uint32_t at = block * seg.bytes + (j - seg.start);
+    uint32_t unit = at >> p.shift, in = at & (p.unit - 1), r = row & 15, inner;
+    if (p.piece) {
+        uint32_t piece = in / p.piece, c = piece & 3, slot = piece >> 2;
+        inner = ((r & 7) * 4 + c) * 16 + (r >> 3) * 8 + slot * p.piece + in % p.piece;
+    } else {
+        inner = ((r & 7) * 2 + (r >> 3)) * p.unit + in;
+    }
+    return l.base + p.offset + (((uint64_t)(row >> 4) * p.units + unit) << (p.shift + 4)) + inner;
 }
 
 // A call and not inlined: dequantization has dozens of them and is not what
@@ -42,9 +42,9 @@ __device__ __noinline__ uint32_t byte_at(const Layout &l, uint32_t row, uint32_t
 
 // The bytes of one block.
 struct Block {
-	const Layout &layout;
-	uint32_t row, start;
+    const Layout &layout;
+    uint32_t row, start;
 
-	__device__ uint32_t operator[](uint32_t j) const { return byte_at(layout, row, start + j); }
-	__device__ float half_at(uint32_t j) const { return half_to_float((uint16_t)((*this)[j] | (*this)[j + 1] << 8)); }
+    __device__ uint32_t operator[](uint32_t j) const { return byte_at(layout, row, start + j); }
+    __device__ float half_at(uint32_t j) const { return half_to_float((uint16_t)((*this)[j] | (*this)[j + 1] << 8)); }
 };

@@ -1,44 +1,43 @@
 // Bytes of a file into planes, and the hash of a file out of them.
 #include "layout.cuh"
-#include "params_check.h"
 
 // Moves two bytes a thread: every block and every part of one is even.
-KERNEL(repack)(const __grid_constant__ RepackParams p) {
-	const Layout &l = p.layout;
-	uint32_t first_row = p.first / l.row_bytes, first_byte = p.first % l.row_bytes;
-	uint64_t step = (uint64_t)gridDim.x * blockDim.x * 2;
-	for (uint64_t i = (blockIdx.x * (uint64_t)blockDim.x + threadIdx.x) * 2; i < p.bytes; i += step) {
-		uint32_t at = first_byte + (uint32_t)i, row = at / l.row_bytes; // a piece is far below 4 GiB
-		*(uint16_t *)locate(l, first_row + row, at - row * l.row_bytes) = *(const uint16_t *)(p.from + i);
-	}
+KIGO_KERNEL(repack, RepackParams) {
+    const Layout &l = p.layout;
+    uint32_t first_row = p.first / l.row_bytes, first_byte = p.first % l.row_bytes;
+    uint64_t step = (uint64_t)gridDim.x * blockDim.x * 2;
+    for (uint64_t i = (blockIdx.x * (uint64_t)blockDim.x + threadIdx.x) * 2; i < p.bytes; i += step) {
+        uint32_t at = first_byte + (uint32_t)i, row = at / l.row_bytes; // a piece is far below 4 GiB
+        *(uint16_t *)locate(l, first_row + row, at - row * l.row_bytes) = *(const uint16_t *)(p.from + i);
+    }
 }
 
 __device__ __forceinline__ uint64_t mix(uint64_t x) {
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-	return x ^ x >> 31;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+    return x ^ x >> 31;
 }
 
 // The hash of package device (device.Hash), of the tensor's bytes in the file's
 // order, gathered from the planes. A thread takes one 8-byte word at a time.
-KERNEL(hash_tensor)(const __grid_constant__ HashParams p) {
-	const Layout &l = p.layout;
-	uint64_t sum = 0, words = (l.size + 7) / 8, step = (uint64_t)gridDim.x * blockDim.x;
-	for (uint64_t w = blockIdx.x * (uint64_t)blockDim.x + threadIdx.x; w < words; w += step) {
-		uint64_t at = w * 8, row = at / l.row_bytes, word = 0;
-		uint32_t byte = (uint32_t)(at - row * l.row_bytes), r = (uint32_t)row;
-		for (int i = 0; i < 4 && at + 2 * i < l.size; i++) {
-			word |= (uint64_t) * (const uint16_t *)locate(l, r, byte) << (16 * i);
-			byte += 2;
-			if (byte == l.row_bytes) {
-				byte = 0;
-				r++;
-			}
-		}
-		sum += mix(word + w * 0x9e3779b97f4a7c15ull);
-	}
-	for (int d = 16; d; d >>= 1)
-		sum += __shfl_xor_sync(~0u, sum, d);
-	if (threadIdx.x % 32 == 0)
-		atomicAdd((unsigned long long *)p.sum, (unsigned long long)sum); // of integers: any order gives the same
+KIGO_KERNEL(hash_tensor, HashParams) {
+    const Layout &l = p.layout;
+    uint64_t sum = 0, words = (l.size + 7) / 8, step = (uint64_t)gridDim.x * blockDim.x;
+    for (uint64_t w = blockIdx.x * (uint64_t)blockDim.x + threadIdx.x; w < words; w += step) {
+        uint64_t at = w * 8, row = at / l.row_bytes, word = 0;
+        uint32_t byte = (uint32_t)(at - row * l.row_bytes), r = (uint32_t)row;
+        for (int i = 0; i < 4 && at + 2 * i < l.size; i++) {
+            word |= (uint64_t) * (const uint16_t *)locate(l, r, byte) << (16 * i);
+            byte += 2;
+            if (byte == l.row_bytes) {
+                byte = 0;
+                r++;
+            }
+        }
+        sum += mix(word + w * 0x9e3779b97f4a7c15ull);
+    }
+    for (int d = 16; d; d >>= 1)
+        sum += __shfl_xor_sync(~0u, sum, d);
+    if (threadIdx.x % 32 == 0)
+        atomicAdd((unsigned long long *)p.sum, (unsigned long long)sum); // of integers: any order gives the same
 }

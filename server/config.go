@@ -47,10 +47,6 @@ type Config struct {
 	DrainTimeout time.Duration
 	StopTimeout  time.Duration
 
-	// StepLimit is the longest a device step may take before the server calls
-	// itself hung: liveness turns, readiness with it.
-	StepLimit time.Duration
-
 	// TracerProvider receives the spans. nil exports over OTLP where the
 	// standard OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 	// is set, and traces nothing otherwise.
@@ -81,8 +77,6 @@ func DefaultConfig() Config {
 		DrainDelay:   5 * time.Second,
 		DrainTimeout: 30 * time.Second,
 		StopTimeout:  5 * time.Second,
-
-		StepLimit: time.Minute,
 	}
 }
 
@@ -109,7 +103,6 @@ func (c *Config) check() error {
 	positive("KeepaliveMin", c.KeepaliveMin > 0)
 	positive("DrainTimeout", c.DrainTimeout > 0)
 	positive("StopTimeout", c.StopTimeout > 0)
-	positive("StepLimit", c.StepLimit > 0)
 	if c.DrainDelay < 0 {
 		errs = append(errs, errors.New("DrainDelay must not be negative"))
 	}

@@ -4,18 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"runtime/debug"
 	"strings"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
-	protovalidatemw "github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/protovalidate"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	kigov1 "kigo/proto/kigo/v1"
 )
@@ -29,8 +26,6 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 	recover := recovery.WithRecoveryHandlerContext(func(_ context.Context, p any) error {
 		return failureOf(s.recovered(p, debug.Stack())).status().Err()
 	})
-	// Execute's handler validates for itself, the same way for gRPC and HTTP.
-	handled := protovalidatemw.WithIgnoreMessages((*kigov1.ExecuteRequest)(nil).ProtoReflect().Type())
 	options := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(cfg.MaxConnStreams),
 		grpc.MaxRecvMsgSize(cfg.MaxMessageBytes),
@@ -39,19 +34,20 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: cfg.KeepaliveTime, Timeout: cfg.KeepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: cfg.KeepaliveMin, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.ChainUnaryInterceptor(
 			s.metrics.grpc.UnaryServerInterceptor(),
 			logging.UnaryServerInterceptor(logger, accessLogOptions()...),
 			s.unaryStatus,
 			recovery.UnaryServerInterceptor(recover),
-			protovalidatemw.UnaryServerInterceptor(s.validator, handled),
+			s.unaryValid,
 		),
 		grpc.ChainStreamInterceptor(
 			s.metrics.grpc.StreamServerInterceptor(),
 			logging.StreamServerInterceptor(logger, accessLogOptions()...),
 			s.streamStatus,
 			recovery.StreamServerInterceptor(recover),
-			protovalidatemw.StreamServerInterceptor(s.validator, handled),
+			s.streamValid,
 		),
 	}
 	if s.tracing.provider != nil {
@@ -84,25 +80,49 @@ func (s *Server) streamStatus(srv any, stream grpc.ServerStream, info *grpc.Stre
 		return s.statusError(err)
 	}
 	defer release()
-	if err := h(srv, &decodingStream{stream}); err != nil {
+	if err := h(srv, stream); err != nil {
 		return s.statusError(err)
 	}
 	return nil
 }
 
-// decodingStream blames the client for a message that cannot be decoded; gRPC
-// itself calls it an internal error.
-type decodingStream struct{ grpc.ServerStream }
+// unaryValid refuses messages that are none or break their own rules.
+func (s *Server) unaryValid(ctx context.Context, r any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+	if err := s.valid(r); err != nil {
+		return nil, err
+	}
+	return h(ctx, r)
+}
 
-func (s *decodingStream) RecvMsg(m any) error {
-	err := s.ServerStream.RecvMsg(m)
-	if err == nil || errors.Is(err, io.EOF) {
+// streamValid is unaryValid for streams.
+func (s *Server) streamValid(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+	return h(srv, &validStream{stream, s})
+}
+
+type validStream struct {
+	grpc.ServerStream
+	server *Server
+}
+
+func (s *validStream) RecvMsg(m any) error {
+	if err := s.ServerStream.RecvMsg(m); err != nil {
 		return err
 	}
-	if status.Code(err) == codes.Internal {
+	return s.server.valid(m)
+}
+
+func (s *Server) valid(m any) error {
+	message, ok := m.(proto.Message)
+	switch {
+	case !ok:
+		return nil
+	case isUndecodable(message):
 		return errMalformed
 	}
-	return err
+	if _, execute := m.(*kigov1.ExecuteRequest); execute {
+		return nil // Execute validates for itself, the same way for gRPC and HTTP
+	}
+	return validateMessage(s.validator, message)
 }
 
 // isWork says that a gRPC method counts against the limit of calls. Health and
@@ -140,9 +160,6 @@ func (s *Server) statusError(err error) error {
 
 // failure is failureOf for an error that has come out of a handler.
 func (s *Server) failure(err error) failure {
-	if invalid, ok := violationsIn(err); ok {
-		err = invalid
-	}
 	f := failureOf(err)
 	if f.isServerFault() && !errors.As(err, new(panicError)) {
 		s.cfg.Log.Error().Err(err).Str("reason", f.reason).Msg("a call failed on the server's side")

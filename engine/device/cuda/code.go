@@ -34,16 +34,16 @@ func loadCode(drv driver.Driver, props driver.Properties) (_ *machineCode, err e
 		}
 	}()
 	for _, family := range kernels.Families() {
-		image, target, err := kernels.Image(family.Name, props.Major, props.Minor)
+		image, target, err := kernels.Image(family, props.Major, props.Minor)
 		if err != nil {
 			return nil, err
 		}
 		m, err := drv.LoadModule(image)
 		if err != nil {
-			return nil, fmt.Errorf("%s for %s: %w", family.Name, target, err)
+			return nil, fmt.Errorf("%s for %s: %w", family, target, err)
 		}
 		c.modules = append(c.modules, m)
-		for _, k := range family.Kernels {
+		for _, k := range kernels.Kernels(family) {
 			fn, err := drv.Function(m, k.Name)
 			if err != nil {
 				return nil, fmt.Errorf("kernel %s: %w", k.Name, err)
@@ -52,10 +52,10 @@ func loadCode(drv driver.Driver, props driver.Properties) (_ *machineCode, err e
 			if err != nil && !errors.Is(err, driver.ErrNotSupported) {
 				return nil, fmt.Errorf("kernel %s: %w", k.Name, err)
 			}
-			if err == nil && size != k.ParamBytes {
-				return nil, fmt.Errorf("kernel %s takes %d bytes of parameters, the host has %d: sources and machine code differ", k.Name, size, k.ParamBytes)
+			if err == nil && size != k.Size {
+				return nil, fmt.Errorf("kernel %s takes %d bytes of parameters, the host has %d: sources and machine code differ", k.Name, size, k.Size)
 			}
-			c.kernels[k.Name] = &kernel{name: k.Name, fn: fn, params: k.ParamBytes}
+			c.kernels[k.Name] = &kernel{name: k.Name, fn: fn, params: k.Size}
 		}
 	}
 	return c, nil
@@ -132,7 +132,7 @@ func newLaunch[P any](d *Device, name string, threads int, params P) (*launch[P]
 // resident is how many blocks of a launch fit on the device at one time, at most n.
 // Kernels that walk through their work with that many read what all of it shares
 // only once.
-func (d *Device) resident(l interface{ shape() (*kernel, int, int) }, n int) (uint32, error) {
+func (d *Device) resident(l interface{ shape() (*kernel, int, int) }, n int) (int, error) {
 	k, threads, shared := l.shape()
 	perSM, err := d.drv.Occupancy(k.fn, threads, shared)
 	if err != nil {
@@ -141,7 +141,7 @@ func (d *Device) resident(l interface{ shape() (*kernel, int, int) }, n int) (ui
 	if perSM == 0 {
 		return 0, fmt.Errorf("%w: kernel %s with %d threads and %d bytes of shared memory does not fit on the %s", device.ErrNotSupported, k.name, threads, shared, d.props.Name)
 	}
-	return uint32(min(n, perSM*d.props.SMs)), nil
+	return min(n, perSM*d.props.SMs), nil
 }
 
 func (l *launch[P]) shape() (k *kernel, threads, shared int) {

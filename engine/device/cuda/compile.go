@@ -32,10 +32,14 @@ type executable struct {
 	logits  uint64 // logitRows x vocabulary
 	partial uint64 // attention, split by split
 	partMax int    // floats there
+	counts  uint64 // of splits that are done; 0 between steps
 
 	in     inputs
 	ropes  map[int]*rotate // by layer
 	last   *logits
+	shape  stepShape // of the last step
+	best   uint64    // ranks of the largest logits of logitRows rows
+	ranks  []byte    // the same, pinned
 	graphs map[graphKey]driver.GraphExec
 	host   []byte    // pinned: logits of logitRows rows
 	own    []float32 // logits of more rows than fit there
@@ -62,6 +66,9 @@ const logitRows = 16
 // partialBytes bounds the memory for attention that is split over blocks. A step
 // that needs more walks through its positions row by row, with the same result.
 const partialBytes = 32 << 20
+
+// maxCounts bounds rows x heads of attention that is split over blocks.
+const maxCounts = 1 << 14
 
 // rotation says which angles a Rope operator wants.
 type rotation struct {
@@ -177,7 +184,15 @@ func (x *executable) takeScratch() error {
 		return err
 	}
 	x.layOut(&arena{base: uint64(x.scratch.ptr)})
+	if x.counts != 0 {
+		if err := x.dev.drv.Fill8(driver.Ptr(x.counts), 0, 4*maxCounts, x.dev.stream); err != nil {
+			return x.dev.wrap(err, "scratch memory")
+		}
+	}
 	if x.host, err = x.dev.drv.HostAlloc(4 * logitRows * x.prog.Vocab); err != nil {
+		return x.dev.wrap(err, "memory for logits")
+	}
+	if x.ranks, err = x.dev.drv.HostAlloc(8 * logitRows); err != nil {
 		return x.dev.wrap(err, "memory for logits")
 	}
 	return x.in.init(x.dev, x.opt.MaxRows, min(x.cache.blocks, 1<<20))
@@ -234,9 +249,11 @@ func (x *executable) layOut(a *arena) {
 		x.spare[i] = a.take(4 * n * uint64(widest))
 	}
 	x.logits = a.take(4 * logitRows * uint64(x.prog.Vocab))
+	x.best = a.take(8 * logitRows)
 	if heads > 0 {
 		x.partMax = partialBytes / 4
 		x.partial = a.take(partialBytes)
+		x.counts = a.take(4 * maxCounts)
 	}
 }
 
@@ -349,9 +366,11 @@ func (x *executable) Close() error {
 // release frees what there is. The context must be bound.
 func (x *executable) release() error {
 	errs := []error{x.dropGraphs(), x.dev.release(&x.scratch), x.in.free(x.dev)}
-	if x.host != nil {
-		errs = append(errs, x.dev.drv.HostFree(x.host))
-		x.host = nil
+	for _, b := range []*[]byte{&x.host, &x.ranks} {
+		if *b != nil {
+			errs = append(errs, x.dev.drv.HostFree(*b))
+			*b = nil
+		}
 	}
 	return errors.Join(errs...)
 }

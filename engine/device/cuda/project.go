@@ -17,11 +17,7 @@ const (
 	fewSharedLimit = 96 << 10 // beyond it, many does as well
 	normWarps      = 8
 
-	// segments is into how many parts, summed apart, a row of weights is cut. It
-	// decides the order of the sum, so it is the same for all rows of activations.
-	// With 8, a block of a gated pair, twice that many warps, fits the registers of a
-	// multiprocessor.
-	segments = 8
+	fewWarps = 8
 )
 
 // product is one launch of a projection: matrices of one format and width, by
@@ -58,21 +54,23 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		Width:    uint32(p.tensor.Cols),
 		Stride:   uint32(stride(p.tensor.Cols)),
 		Steps:    uint32(p.steps()),
-		Segments: segments,
 	}
 	if norm != nil {
 		params.Gain, params.Eps = x.vector(norm.Weight), norm.Eps
 	}
 	copy(params.Matrix[:], matrices)
-	warps := segments
 	if gated {
 		params.Gated = 1
-		warps *= 2
 		params.Tiles = matrices[0].Tiles
 	} else {
 		for _, m := range matrices {
 			params.Tiles += m.Tiles
 		}
+	}
+	params.Segments = uint32(x.segments(p, gated, int(params.Tiles)))
+	warps := int(params.Segments) // of all blocks that share a tile
+	if gated {
+		warps *= 2
 	}
 	pr := &product{tiles: int(params.Tiles)}
 	for _, k := range []struct {
@@ -80,8 +78,8 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		prefix          string
 		threads, shared int
 	}{
-		{&pr.one, "one_", 32 * warps, fewShared(int(params.Stride), 1, warps)},
-		{&pr.few, "few_", 32 * warps, fewShared(int(params.Stride), fewRows, warps)},
+		{&pr.one, "one_", 32 * fewWarps, fewShared(int(params.Stride), 1, warps)},
+		{&pr.few, "few_", 32 * fewWarps, fewShared(int(params.Stride), fewRows, warps)},
 		{&pr.many, "many_", 32 * manyWarps, manyShared},
 	} {
 		if k.prefix != "many_" && k.shared > fewSharedLimit {
@@ -95,12 +93,46 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		if err := x.dev.allowShared(l.kernel, k.shared); err != nil {
 			return nil, err
 		}
-		if l.how.Grid[0], err = x.dev.resident(l, pr.tiles); err != nil {
+		if k.prefix == "many_" {
+			*k.to = l
+			continue
+		}
+		blocks, err := x.dev.resident(l, pr.tiles)
+		if err != nil {
 			return nil, err
+		}
+		l.grid(blocks, 1, 1)
+		if warps > fewWarps {
+			l.how.Cluster = uint32(warps / fewWarps)
+			l.how.Grid[0] *= l.how.Cluster
 		}
 		*k.to = l
 	}
 	return pr, nil
+}
+
+// rank makes the kernels note the largest output of each row.
+func (pr *product) rank(best uint64) {
+	for _, l := range []*launch[kernels.ProjectParams]{pr.one, pr.few, pr.many} {
+		if l != nil {
+			l.params.Best = best
+		}
+	}
+}
+
+// segments is into how many parts, summed apart, a row of weights is cut. It
+// decides the order of the sum, so it depends on the matrices and the GPU's kind
+// alone and is the same for all rows of activations. Where a tile to a block keeps
+// less than half of an H100's multiprocessors busy, two blocks share it, if clusters
+// exist and there is enough to share.
+func (x *executable) segments(p *placement, gated bool, tiles int) int {
+	switch {
+	case gated:
+		return fewWarps / 2
+	case x.dev.props.Clusters && tiles <= 66 && p.steps()*p.scheme.stepCols >= 2048:
+		return 2 * fewWarps
+	}
+	return fewWarps
 }
 
 // fewShared is the dynamic shared memory of one (rows 1) and few (rows 8); see
@@ -320,6 +352,9 @@ func (x *executable) newLogits(op *device.Logits) (operation, error) {
 		return o, err
 	}
 	o.product, err = x.newProduct(op.Weight, []kernels.Matrix{x.matrix(op.Weight, device.NoTensor, x.logits)}, false, x.values[op.In], 0, op.Norm)
+	if err == nil {
+		o.product.rank(x.best)
+	}
 	return o, err
 }
 

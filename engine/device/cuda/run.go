@@ -10,42 +10,51 @@ import (
 	"kigo/engine/device/cuda/driver"
 )
 
-// Run sends the step's inputs, launches every operation, and waits for the
-// logits.
+// Run performs a step and fetches the logits.
 func (x *executable) Run(step *device.Step) ([]float32, error) {
-	if x.closed || x.cache.closed.Load() || x.ws.closed.Load() {
-		return nil, fmt.Errorf("run: %w", device.ErrClosed)
-	}
-	if err := step.Check(x.prog.Vocab, x.opt.MaxRows, x.cache.shape.BlockSize, x.cache.blocks); err != nil {
-		return nil, err
-	}
-	unbind, err := x.dev.bind()
+	shape, unbind, err := x.perform(step)
 	if err != nil {
 		return nil, err
 	}
 	defer unbind()
-	if need, ok := x.in.fits(step); !ok {
-		err := errors.Join(x.dropGraphs(), x.in.grow(x.dev, 2*need)) // graphs know the old addresses
-		if err != nil {
-			return nil, err
-		}
-	}
-	if err := x.in.write(x.dev, step); err != nil {
-		return nil, x.dev.wrap(err, "send the step")
-	}
-	shape := shapeOf(step)
-	if shape.single && shape.rows <= graphRows && shape.logits <= logitRows && !x.watched() {
-		err = x.replay(&shape)
-	} else {
-		err = x.launch(&shape)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := x.last.fetch(x, &shape); err != nil {
+	x.shape = shape
+	if err := x.last.fetch(x, &x.shape); err != nil {
 		return nil, err
 	}
 	return x.result, nil
+}
+
+// perform sends the step's inputs and launches every operation. It leaves the
+// context bound, and the work under way.
+func (x *executable) perform(step *device.Step) (shape stepShape, unbind func(), err error) {
+	if x.closed || x.cache.closed.Load() || x.ws.closed.Load() {
+		return shape, nil, fmt.Errorf("run: %w", device.ErrClosed)
+	}
+	if err := step.Check(x.prog.Vocab, x.opt.MaxRows, x.cache.shape.BlockSize, x.cache.blocks); err != nil {
+		return shape, nil, err
+	}
+	if unbind, err = x.dev.bind(); err != nil {
+		return shape, nil, err
+	}
+	defer func() {
+		if err != nil {
+			unbind()
+		}
+	}()
+	if need, ok := x.in.fits(step); !ok {
+		// Graphs know the old addresses.
+		if err := errors.Join(x.dropGraphs(), x.in.grow(x.dev, 2*need)); err != nil {
+			return shape, nil, err
+		}
+	}
+	if err := x.in.write(x.dev, step); err != nil {
+		return shape, nil, x.dev.wrap(err, "send the step")
+	}
+	shape = shapeOf(step)
+	if shape.single && shape.rows <= graphRows && shape.logits <= logitRows && !x.watched() {
+		return shape, unbind, x.replay(&shape)
+	}
+	return shape, unbind, x.launch(&shape)
 }
 
 func shapeOf(step *device.Step) stepShape {
