@@ -291,10 +291,10 @@ struct WeightsQ6_K {
     template <class S> __device__ __forceinline__ void give(S &sink, int) const {
         float d0 = low_half(d), d1 = high_half(d);
 #pragma unroll
-        for (int u = 0; u < 4; u++)
+        for (int half = 0; half < 2; half++)
 #pragma unroll
-            for (int n = 0; n < 2; n++) {
-                const int half = u / 2, run = u % 2 + 2 * n;
+            for (int run = 0; run < 4; run++) {
+                const int u = half * 2 + run % 2, n = run / 2;
                 uint32_t x = (w[u].x >> 4 * n & 0x0f0f0f0fu) | (h[half].x >> 2 * run & 0x03030303u) << 4;
                 uint32_t y = (w[u].y >> 4 * n & 0x0f0f0f0fu) | (h[half].y >> 2 * run & 0x03030303u) << 4;
                 uint32_t z = (w[u].z >> 4 * n & 0x0f0f0f0fu) | (h[half].z >> 2 * run & 0x03030303u) << 4;

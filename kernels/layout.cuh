@@ -17,10 +17,9 @@
 #pragma once
 #include "device.cuh"
 
-__device__ __forceinline__ uint64_t locate(const Layout &l, uint32_t row, uint32_t byte) {
-    if (l.segments == 0)
-        return l.base + (uint64_t)row * l.row_bytes + byte;
-    uint32_t block = byte / l.block_bytes, j = byte - block * l.block_bytes, s = 0;
+// Where byte j of a block of a row is, in a tensor that has planes.
+__device__ __forceinline__ uint64_t locate_in_block(const Layout &l, uint32_t row, uint32_t block, uint32_t j) {
+    uint32_t s = 0;
     while (s + 1 < l.segments && j >= l.segment[s + 1].start)
         s++;
     const Segment &seg = l.segment[s];
@@ -28,12 +27,19 @@ __device__ __forceinline__ uint64_t locate(const Layout &l, uint32_t row, uint32
     uint32_t at = block * seg.bytes + (j - seg.start);
     uint32_t unit = at >> p.shift, in = at & (p.unit - 1), r = row & 15, inner;
     if (p.piece) {
-        uint32_t piece = in / p.piece, c = piece & 3, slot = piece >> 2;
-        inner = ((r & 7) * 4 + c) * 16 + (r >> 3) * 8 + slot * p.piece + in % p.piece;
+        uint32_t piece = p.piece == 8 ? in >> 3 : in >> 2, c = piece & 3, slot = piece >> 2; // 8 or 4
+        inner = ((r & 7) * 4 + c) * 16 + (r >> 3) * 8 + slot * p.piece + (in & (p.piece - 1));
     } else {
         inner = ((r & 7) * 2 + (r >> 3)) * p.unit + in;
     }
     return l.base + p.offset + (((uint64_t)(row >> 4) * p.units + unit) << (p.shift + 4)) + inner;
+}
+
+__device__ __forceinline__ uint64_t locate(const Layout &l, uint32_t row, uint32_t byte) {
+    if (l.segments == 0)
+        return l.base + (uint64_t)row * l.row_bytes + byte;
+    uint32_t block = byte / l.block_bytes;
+    return locate_in_block(l, row, block, byte - block * l.block_bytes);
 }
 
 // A call and not inlined: dequantization has dozens of them and is not what

@@ -18,24 +18,41 @@ __device__ __forceinline__ uint64_t mix(uint64_t x) {
     return x ^ x >> 31;
 }
 
-// The hash of package device (device.Hash), of the tensor's bytes in the file's
-// order, gathered from the planes. A thread takes one 8-byte word at a time.
-KIGO_KERNEL(hash_tensor, HashParams) {
-    const Layout &l = p.layout;
-    uint64_t sum = 0, words = (l.size + 7) / 8, step = (uint64_t)gridDim.x * blockDim.x;
-    for (uint64_t w = blockIdx.x * (uint64_t)blockDim.x + threadIdx.x; w < words; w += step) {
-        uint64_t at = w * 8, row = at / l.row_bytes, word = 0;
-        uint32_t byte = (uint32_t)(at - row * l.row_bytes), r = (uint32_t)row;
-        for (int i = 0; i < 4 && at + 2 * i < l.size; i++) {
-            word |= (uint64_t) * (const uint16_t *)locate(l, r, byte) << (16 * i);
-            byte += 2;
-            if (byte == l.row_bytes) {
-                byte = 0;
+// The word at a byte of the file, its 16-bit parts gathered from the planes. What is
+// beyond the tensor is 0.
+__device__ __forceinline__ uint64_t gather(const Layout &l, uint64_t at) {
+    uint64_t row = at / l.row_bytes;
+    uint32_t byte = (uint32_t)(at - row * l.row_bytes);
+    if (l.row_bytes % 8 == 0 && (l.segments == 0 || l.plane[0].piece == 8))
+        return *(const uint64_t *)locate(l, (uint32_t)row, byte); // 32-bit rows, and pieces of 16-bit ones, are whole words
+    uint64_t word = 0;
+    if (l.segments == 0) {
+        for (int i = 0; i < 4 && at + 2 * i < l.size; i++)
+            word |= (uint64_t) * (const uint16_t *)(l.base + at + 2 * i) << (16 * i);
+        return word;
+    }
+    uint32_t r = (uint32_t)row, block = byte / l.block_bytes, j = byte - block * l.block_bytes, blocks = l.cols / l.block_size;
+    for (int i = 0; i < 4 && at + 2 * i < l.size; i++) {
+        word |= (uint64_t) * (const uint16_t *)locate_in_block(l, r, block, j) << (16 * i);
+        j += 2;
+        if (j == l.block_bytes) {
+            j = 0;
+            if (++block == blocks) {
+                block = 0;
                 r++;
             }
         }
-        sum += mix(word + w * 0x9e3779b97f4a7c15ull);
     }
+    return word;
+}
+
+// The hash of package device (device.Hash), of the tensor's bytes in the file's
+// order. A thread takes one 8-byte word at a time.
+KIGO_KERNEL(hash_tensor, HashParams) {
+    const Layout &l = p.layout;
+    uint64_t sum = 0, words = (l.size + 7) / 8, step = (uint64_t)gridDim.x * blockDim.x;
+    for (uint64_t w = blockIdx.x * (uint64_t)blockDim.x + threadIdx.x; w < words; w += step)
+        sum += mix(gather(l, w * 8) + w * 0x9e3779b97f4a7c15ull);
     for (int d = 16; d; d >>= 1)
         sum += __shfl_xor_sync(~0u, sum, d);
     if (threadIdx.x % 32 == 0)

@@ -3,12 +3,16 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"kigo/engine/device"
 	"kigo/engine/device/cuda/driver"
 	"kigo/kernels"
 )
+
+// everyGPU is the target that families have which do not need a certain GPU.
+const everyGPU = "compute_80"
 
 // kernel is one function of the machine code, ready to be launched.
 type kernel struct {
@@ -35,6 +39,9 @@ func loadCode(drv driver.Driver, props driver.Properties) (_ *machineCode, err e
 	}()
 	for _, family := range kernels.Families() {
 		image, target, err := kernels.Image(family, props.Major, props.Minor)
+		if errors.Is(err, kernels.ErrUnsupported) && !slices.Contains(kernels.Targets(family), everyGPU) {
+			continue // there are other kernels for this GPU
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -47,8 +47,10 @@ type Device struct {
 	stream driver.Stream // of steps
 	free   atomic.Uint64 // device memory, when something was taken or given back last
 
-	mu     sync.Mutex
+	lanes  *lanes
 	hashes hashArea
+
+	mu     sync.Mutex
 	closed bool
 }
 
@@ -85,6 +87,12 @@ func open(cfg Config, drv driver.Driver) (_ *Device, err error) {
 		return nil, fmt.Errorf("%w: the %s has compute capability %d.%d; Kigo needs %d.0, which GPUs have from the A100 and the RTX 30 series on",
 			device.ErrNotSupported, d.props.Name, d.props.Major, d.props.Minor, leastMajor)
 	}
+	d.lanes = newLanes() // while the context starts
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.lanes.close(d))
+		}
+	}()
 	if d.ctx, err = drv.RetainContext(cfg.Ordinal); err != nil {
 		return nil, d.wrap(err, "start the context of the %s", d.props.Name)
 	}
@@ -173,7 +181,7 @@ func (d *Device) Close() error {
 	d.closed = true
 	var errs []error
 	if unbind, err := d.bind(); err == nil {
-		errs = append(errs, d.hashes.free(d), d.code.unload(d.drv))
+		errs = append(errs, d.lanes.close(d), d.hashes.free(d), d.code.unload(d.drv))
 		if d.stream != 0 {
 			errs = append(errs, d.drv.DestroyStream(d.stream))
 		}

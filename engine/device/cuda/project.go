@@ -17,14 +17,17 @@ const (
 	fewSharedLimit = 96 << 10 // beyond it, many does as well
 	normWarps      = 8
 
-	fewWarps = 8
+	wideRows    = 128
+	wideColumns = 64
+	wideStages  = 4
+	fewWarps    = 8
 )
 
 // product is one launch of a projection: matrices of one format and width, by
 // the kernel that fits the number of rows.
 type product struct {
-	tiles          int // of all matrices; of one with a gate
-	one, few, many *launch[kernels.ProjectParams]
+	tiles                int // of all matrices; of one with a gate
+	one, few, many, wide *launch[kernels.ProjectParams]
 }
 
 // matrix describes a weight matrix to the kernels; out is where its result goes.
@@ -81,8 +84,12 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		{&pr.one, "one_", 32 * fewWarps, fewShared(int(params.Stride), 1, warps)},
 		{&pr.few, "few_", 32 * fewWarps, fewShared(int(params.Stride), fewRows, warps)},
 		{&pr.many, "many_", 32 * manyWarps, manyShared},
+		{&pr.wide, "wide_", p.scheme.wideThreads, wideShared(p.scheme.wideThreads)},
 	} {
-		if k.prefix != "many_" && k.shared > fewSharedLimit {
+		if k.prefix == "wide_" && x.dev.code.kernels["wide_"+p.scheme.kernel] == nil {
+			continue // not in the machine code for this GPU
+		}
+		if (k.to == &pr.one || k.to == &pr.few) && k.shared > fewSharedLimit {
 			continue
 		}
 		l, err := newLaunch(x.dev, k.prefix+p.scheme.kernel, k.threads, params)
@@ -93,8 +100,8 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		if err := x.dev.allowShared(l.kernel, k.shared); err != nil {
 			return nil, err
 		}
-		if k.prefix == "many_" {
-			*k.to = l
+		*k.to = l
+		if k.to == &pr.many || k.to == &pr.wide {
 			continue
 		}
 		blocks, err := x.dev.resident(l, pr.tiles)
@@ -106,14 +113,13 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 			l.how.Cluster = uint32(warps / fewWarps)
 			l.how.Grid[0] *= l.how.Cluster
 		}
-		*k.to = l
 	}
 	return pr, nil
 }
 
 // rank makes the kernels note the largest output of each row.
 func (pr *product) rank(best uint64) {
-	for _, l := range []*launch[kernels.ProjectParams]{pr.one, pr.few, pr.many} {
+	for _, l := range []*launch[kernels.ProjectParams]{pr.one, pr.few, pr.many, pr.wide} {
 		if l != nil {
 			l.params.Best = best
 		}
@@ -135,6 +141,13 @@ func (x *executable) segments(p *placement, gated bool, tiles int) int {
 	return fewWarps
 }
 
+// wideShared is that of wide; see kernels/wide.cuh.
+func wideShared(threads int) int {
+	stages := wideStages * wideRows * (wideColumns*2 + wideColumns/16*4)
+	outputs := 4 * (threads / 32 * tileRows) * (wideRows + 1)
+	return max(stages+4*threads*wideRows/2, outputs)
+}
+
 // fewShared is the dynamic shared memory of one (rows 1) and few (rows 8); see
 // kernels/project.cuh.
 func fewShared(stride, rows, warps int) int {
@@ -150,18 +163,24 @@ func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
 	case rows <= fewRows && pr.few != nil:
 		return pr.few
 	}
+	if rows > manyRows && pr.wide != nil {
+		return pr.wide
+	}
 	return pr.many
 }
 
 // run multiplies rows; pick is the address of their numbers, or 0.
 func (pr *product) run(x *executable, rows int, pick uint64) error {
 	l := pr.takes(rows)
-	if l == pr.many {
-		here := manyWarps
+	if l == pr.many || l == pr.wide {
+		tiles, high := int(l.how.Block[0])/32, manyRows // a tile a warp
 		if l.params.Gated != 0 {
-			here /= 2
+			tiles /= 2
 		}
-		l.grid(ceilDiv(rows, manyRows), ceilDiv(pr.tiles, here), 1)
+		if l == pr.wide {
+			high = wideRows
+		}
+		l.grid(ceilDiv(rows, high), ceilDiv(pr.tiles, tiles), 1)
 	}
 	l.params.Rows, l.params.Pick = uint32(rows), pick
 	return start(x.dev, l, x.dev.stream)
@@ -186,8 +205,14 @@ func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bo
 // somebody wants to see them.
 func (x *executable) prepareFor(l *launch[kernels.PrepareParams], rows int, wanted bool, products ...*product) error {
 	wanted = wanted || x.watched()
+	l.params.Wgmma = 0
 	for _, pr := range products {
-		wanted = wanted || pr.takes(rows) == pr.many
+		switch pr.takes(rows) {
+		case pr.wide:
+			wanted, l.params.Wgmma = true, 1 // for all: a GPU has wide for every format or for none
+		case pr.many:
+			wanted = true
+		}
 	}
 	if !wanted {
 		return nil

@@ -9,68 +9,10 @@ import (
 	"kigo/kernels"
 )
 
-// slotBytes is the size of one transfer; a larger piece of a tensor is refused.
-// Two slots a reader: one is filled while the other travels.
-const (
-	slotBytes    = device.MaxPiece
-	slotsAReader = 2
-)
-
-// slots are what an uploader works with: pinned memory that a file is read into,
-// device memory where it arrives as it is in the file, and a stream on which
-// copies and the moves into planes follow each other.
-type slots struct {
-	stream driver.Stream
-	host   []byte // slotsAReader of slotBytes, pinned
-	device buffer
-	done   [slotsAReader]driver.Event // the slot's last use
-	next   int
-}
-
-func (d *Device) newSlots() (_ *slots, err error) {
-	s := &slots{}
-	defer func() {
-		if err != nil {
-			err = errors.Join(d.wrap(err, "memory for uploading"), s.free(d))
-		}
-	}()
-	if s.stream, err = d.drv.NewStream(); err != nil {
-		return nil, err
-	}
-	for i := range s.done {
-		if s.done[i], err = d.drv.NewEvent(false); err != nil {
-			return nil, err
-		}
-	}
-	if s.host, err = d.drv.HostAlloc(slotsAReader * slotBytes); err != nil {
-		return nil, err
-	}
-	s.device, err = d.allocate(slotsAReader*slotBytes, "upload slots")
-	return s, err
-}
-
-func (s *slots) free(d *Device) error {
-	var errs []error
-	if s.stream != 0 {
-		errs = append(errs, d.drv.SyncStream(s.stream), d.drv.DestroyStream(s.stream))
-	}
-	for _, e := range s.done {
-		if e != 0 {
-			errs = append(errs, d.drv.DestroyEvent(e))
-		}
-	}
-	if s.host != nil {
-		errs = append(errs, d.drv.HostFree(s.host))
-	}
-	errs = append(errs, d.release(&s.device))
-	*s = slots{}
-	return errors.Join(errs...)
-}
-
 // uploader implements device.Uploader.
 type uploader struct {
 	w      *weights
-	s      *slots
+	s      *lane
 	tensor int
 	off, n int // of the buffer that is out
 	out    bool
@@ -78,30 +20,23 @@ type uploader struct {
 	err    error // the first failure; nothing is done after it
 }
 
-// NewUploader takes pinned memory and a stream, or those of one that was closed.
+// NewUploader takes a lane of the device's.
 func (w *weights) NewUploader() (device.Uploader, error) {
 	if w.closed.Load() {
 		return nil, fmt.Errorf("weights: %w", device.ErrClosed)
 	}
-	w.mu.Lock()
-	var s *slots
-	if n := len(w.idle); n > 0 {
-		s, w.idle = w.idle[n-1], w.idle[:n-1]
+	move, err := newLaunch(w.dev, "repack", repackThreads, kernels.RepackParams{})
+	if err != nil {
+		return nil, err
 	}
-	w.mu.Unlock()
 	unbind, err := w.dev.bind()
 	if err != nil {
 		return nil, err
 	}
 	defer unbind()
-	if s == nil {
-		if s, err = w.dev.newSlots(); err != nil {
-			return nil, err
-		}
-	}
-	move, err := newLaunch(w.dev, "repack", repackThreads, kernels.RepackParams{})
+	s, err := w.dev.lanes.take(w.dev)
 	if err != nil {
-		return nil, errors.Join(err, s.free(w.dev))
+		return nil, err
 	}
 	return &uploader{w: w, s: s, move: move}, nil
 }
@@ -167,14 +102,14 @@ func (u *uploader) Commit() error {
 		u.err = u.w.dev.wrap(err, "upload of tensor %q", u.w.places[u.tensor].tensor.Name)
 		return u.err
 	}
-	u.s.next = (u.s.next + 1) % slotsAReader
+	u.s.next = (u.s.next + 1) % slotsOfLane
 	return nil
 }
 
 func (u *uploader) send() error {
 	d, s := u.w.dev, u.s
 	at := s.next * slotBytes
-	arrived := s.device.ptr + driver.Ptr(at)
+	arrived := s.device + driver.Ptr(at)
 	p := &u.w.places[u.tensor]
 	if p.scheme == nil { // stays as it is: straight to its place
 		to := u.w.mem.ptr + driver.Ptr(p.offset+uint64(u.off))
@@ -199,26 +134,18 @@ func (u *uploader) send() error {
 	return d.drv.Record(s.done[s.next], s.stream)
 }
 
-// Close waits for all transfers and leaves the slots to the next uploader.
+// Close waits for all transfers and gives the lane back.
 func (u *uploader) Close() error {
 	if u.s == nil {
 		return nil
 	}
-	s := u.s
+	s, d := u.s, u.w.dev
 	u.s = nil
-	unbind, err := u.w.dev.bind()
+	unbind, err := d.bind()
 	if err != nil {
 		return err
 	}
 	defer unbind()
-	if err := u.w.dev.drv.SyncStream(s.stream); err != nil {
-		return errors.Join(u.w.dev.wrap(err, "upload"), s.free(u.w.dev))
-	}
-	u.w.mu.Lock()
-	defer u.w.mu.Unlock()
-	if u.w.closed.Load() {
-		return s.free(u.w.dev)
-	}
-	u.w.idle = append(u.w.idle, s)
-	return nil
+	err = d.wrap(d.drv.SyncStream(s.stream), "upload")
+	return errors.Join(err, d.lanes.give(d, s))
 }

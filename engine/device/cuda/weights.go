@@ -18,10 +18,6 @@ type weights struct {
 	places []placement
 	mem    buffer
 	closed atomic.Bool
-
-	mu   sync.Mutex // guards idle; held by Close while uploaders must be gone
-	idle []*slots   // pinned memory and streams of uploaders that were closed
-	used int        // uploaders in use
 }
 
 // NewWeights takes the memory for all tensors. Padding is set to zero, which the
@@ -77,14 +73,7 @@ func (w *weights) Close() error {
 		return err
 	}
 	defer unbind()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var errs []error
-	for _, s := range w.idle {
-		errs = append(errs, s.free(w.dev))
-	}
-	w.idle = nil
-	return errors.Join(append(errs, w.dev.release(&w.mem))...)
+	return w.dev.release(&w.mem)
 }
 
 // layout of a tensor for the kernels.
@@ -92,13 +81,13 @@ func (w *weights) layout(tensor int) kernels.Layout {
 	return w.places[tensor].layout(uint64(w.mem.ptr))
 }
 
-// hashArea is where hashes are computed: one at a time, on a stream of its own so
-// that steps go on.
+// hashArea is where hashes are computed, one request at a time, on a stream of
+// its own so that steps go on.
 type hashArea struct {
 	mu     sync.Mutex
 	stream driver.Stream
-	sum    buffer
-	host   []byte // pinned
+	sums   buffer
+	host   []byte // pinned, as long as sums
 }
 
 func (a *hashArea) free(d *Device) error {
@@ -107,66 +96,91 @@ func (a *hashArea) free(d *Device) error {
 		errs = append(errs, d.drv.DestroyStream(a.stream))
 		a.stream = 0
 	}
-	if a.host != nil {
-		errs = append(errs, d.drv.HostFree(a.host))
-		a.host = nil
-	}
-	return errors.Join(append(errs, d.release(&a.sum))...)
+	return errors.Join(append(errs, a.freeSums(d))...)
 }
 
-func (a *hashArea) prepare(d *Device) (err error) {
+func (a *hashArea) freeSums(d *Device) error {
+	var err error
+	if a.host != nil {
+		err = d.drv.HostFree(a.host)
+		a.host = nil
+	}
+	return errors.Join(err, d.release(&a.sums))
+}
+
+// prepare makes room for n sums and clears them.
+func (a *hashArea) prepare(d *Device, n int) (err error) {
 	if a.stream == 0 {
 		if a.stream, err = d.drv.NewStream(); err != nil {
 			return err
 		}
 	}
-	if a.host == nil {
-		if a.host, err = d.drv.HostAlloc(8); err != nil {
+	if len(a.host) < 8*n {
+		if err := a.freeSums(d); err != nil {
+			return err
+		}
+		if a.host, err = d.drv.HostAlloc(8 * n); err != nil {
+			return err
+		}
+		if a.sums, err = d.allocate(uint64(8*n), "hashes"); err != nil {
 			return err
 		}
 	}
-	if a.sum.ptr == 0 {
-		a.sum, err = d.allocate(8, "hash")
-	}
-	return err
+	return d.drv.Fill8(a.sums.ptr, 0, uint64(8*n), a.stream)
 }
 
 // Hash gathers the tensor's bytes from the planes that the kernels read.
 func (w *weights) Hash(tensor int) (uint64, error) {
-	if err := w.check(tensor); err != nil {
+	sums, err := w.hash(tensor, tensor+1)
+	if err != nil {
 		return 0, err
+	}
+	return sums[0], nil
+}
+
+// Hashes is Hash of all tensors.
+func (w *weights) Hashes() ([]uint64, error) { return w.hash(0, len(w.places)) }
+
+func (w *weights) hash(from, to int) ([]uint64, error) {
+	for tensor := from; tensor < to; tensor++ {
+		if err := w.check(tensor); err != nil {
+			return nil, err
+		}
 	}
 	d := w.dev
 	unbind, err := d.bind()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer unbind()
 	a := &d.hashes
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.prepare(d); err != nil {
-		return 0, d.wrap(err, "hash")
+	if err := a.prepare(d, to-from); err != nil {
+		return nil, d.wrap(err, "hash")
 	}
 	const threads = 256
-	l, err := newLaunch(d, "hash_tensor", threads, kernels.HashParams{Layout: w.layout(tensor), Sum: uint64(a.sum.ptr)})
-	if err != nil {
-		return 0, err
+	for tensor := from; tensor < to; tensor++ {
+		l, err := newLaunch(d, "hash_tensor", threads, kernels.HashParams{Layout: w.layout(tensor), Sum: uint64(a.sums.ptr) + uint64(8*(tensor-from))})
+		if err != nil {
+			return nil, err
+		}
+		words := (w.places[tensor].tensor.Bytes() + 7) / 8
+		if err := start(d, l.grid(min(ceilDiv(words, threads), 16*d.props.SMs), 1, 1), a.stream); err != nil {
+			return nil, fmt.Errorf("hash of tensor %q: %w", w.places[tensor].tensor.Name, err)
+		}
 	}
-	words := (w.places[tensor].tensor.Bytes() + 7) / 8
-	l.grid(min(ceilDiv(words, threads), 16*d.props.SMs), 1, 1)
-	err = d.drv.Fill8(a.sum.ptr, 0, 8, a.stream)
-	if err == nil {
-		err = start(d, l, a.stream)
-	}
-	if err == nil {
-		err = d.drv.CopyToHost(a.host, a.sum.ptr, a.stream)
-	}
+	bytes := 8 * (to - from)
+	err = d.drv.CopyToHost(a.host[:bytes], a.sums.ptr, a.stream)
 	if err == nil {
 		err = d.drv.SyncStream(a.stream)
 	}
 	if err != nil {
-		return 0, d.wrap(err, "hash of tensor %q", w.places[tensor].tensor.Name)
+		return nil, d.wrap(err, "hash")
 	}
-	return binary.LittleEndian.Uint64(a.host), nil
+	sums := make([]uint64, to-from)
+	for i := range sums {
+		sums[i] = binary.LittleEndian.Uint64(a.host[8*i:])
+	}
+	return sums, nil
 }
