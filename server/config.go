@@ -48,8 +48,8 @@ type Config struct {
 	StopTimeout  time.Duration
 
 	// TracerProvider receives the spans. nil exports over OTLP where the
-	// standard OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
-	// is set, and traces nothing otherwise.
+	// standard variables ask for it (OTEL_EXPORTER_OTLP_ENDPOINT is enough), and
+	// traces nothing otherwise.
 	TracerProvider trace.TracerProvider
 }
 
