@@ -303,11 +303,20 @@ func (e *Engine) Close() error {
 	return e.dev.Close()
 }
 
+// inUse says whether a model has streams, those among them that the owner has
+// not seen yet.
+func (e *Engine) inUse(m *served) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return m.open > 0
+}
+
 // forget takes an ended stream off the books.
 func (e *Engine) forget(s *Stream) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.streams, s.started.ID)
+	s.seq.model.open--
 	if len(e.streams) == 0 && e.idle != nil {
 		close(e.idle)
 		e.idle = nil

@@ -175,9 +175,7 @@ func (e *Engine) Unload(ctx context.Context, name string) error {
 	e.update()
 	e.mu.Unlock()
 	return e.owner.call(func() error {
-		e.owner.endModel(m, ErrUnloaded)
-		e.owner.retire(m)
-		e.owner.freeRetired()
+		e.owner.unload(m)
 		return nil
 	})
 }

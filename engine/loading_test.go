@@ -55,6 +55,43 @@ func TestReplaceHarmsNoStream(t *testing.T) {
 	settled(t, e)
 }
 
+// A request that arrives while its model is being replaced is answered by one
+// of the models. The template takes so long that the replacement falls, as a rule,
+// between a request's arrival and its place in the queue.
+func TestReplaceLosesNoArrivingRequest(t *testing.T) {
+	e := newEngine(t, engine.Config{})
+	slow := gguf.ValueOf("{% for i in range(100) %}{% for j in range(200) %}{% endfor %}{% endfor %}{{ messages[0].content }}")
+	load := func(name string, replace bool) {
+		t.Helper()
+		file := rewritten(t, "tokenizer.chat_template", slow)
+		if _, err := e.Load(t.Context(), engine.LoadRequest{Name: name, File: file, Replace: replace}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load("first", false)
+	r := greedy("", 3)
+	r.Messages = []chat.Message{{Role: "user", Content: "hello"}}
+	want := run(t, e, r)
+	var wait sync.WaitGroup
+	for i := range 4 {
+		wait.Go(func() {
+			s, err := e.Submit(t.Context(), r)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if got, err := collect(t, s); err != nil || !slices.Equal(got.ids, want.ids) {
+				t.Errorf("request %d: %v, want %v (%v)", i, got.ids, want.ids, err)
+			}
+		})
+	}
+	for i := range 3 {
+		load([]string{"second", "third", "fourth"}[i], true)
+	}
+	wait.Wait()
+	settled(t, e)
+}
+
 // spoilt is a tiny model with bytes changed at a tensor.
 func spoilt(t *testing.T, tensor string, change func(b []byte)) *memoryFile {
 	t.Helper()

@@ -28,6 +28,7 @@ type owner struct {
 	turn   int       // index in models of whose turn it is
 	paused map[*sequence]time.Time
 	nextID sched.ID
+	over   error // why every sequence ends as soon as it comes; nil while they are taken in
 }
 
 func newOwner(e *Engine) *owner {
@@ -137,7 +138,11 @@ func (o *owner) add(q *sequence, stop func() bool) {
 		stop()
 		return
 	}
-	if q.model.closed {
+	switch { // what ended the others while this one was on its way
+	case o.over != nil:
+		o.end(q, o.over)
+		return
+	case q.model.unloaded:
 		o.end(q, ErrUnloaded)
 		return
 	}
@@ -290,7 +295,9 @@ func (o *owner) end(q *sequence, err error) {
 	}
 }
 
+// endAll ends every sequence there is, and those that are still to come.
 func (o *owner) endAll(err error) {
+	o.over = err
 	for _, m := range o.models {
 		o.endModel(m, err)
 	}
@@ -335,10 +342,18 @@ func (o *owner) serve(m *served) { o.models = append(o.models, m) }
 // retire has a model freed as soon as its last stream has ended.
 func (o *owner) retire(m *served) { m.retired = true }
 
+// unload ends a model's streams, those that are still to come among them.
+func (o *owner) unload(m *served) {
+	m.unloaded = true
+	o.endModel(m, ErrUnloaded)
+	o.retire(m)
+	o.freeRetired()
+}
+
 func (o *owner) freeRetired() {
 	kept := o.models[:0]
 	for _, m := range o.models {
-		if m.retired && len(m.seqs) == 0 {
+		if m.retired && !o.engine.inUse(m) {
 			o.free(m)
 		} else {
 			kept = append(kept, m)
@@ -349,7 +364,6 @@ func (o *owner) freeRetired() {
 }
 
 func (o *owner) free(m *served) {
-	m.closed = true
 	if err := m.close(); err != nil {
 		o.engine.cfg.Log.Error().Err(err).Str("model", m.info.Name).Msg("freeing a model failed")
 	}

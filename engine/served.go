@@ -42,11 +42,13 @@ type served struct {
 	cache   device.Cache
 	exec    device.Executable
 
+	open int // streams admitted and not ended; Engine.mu guards it
+
 	// The owner's.
-	sched   *sched.Scheduler
-	seqs    map[sched.ID]*sequence
-	retired bool
-	closed  bool
+	sched    *sched.Scheduler
+	seqs     map[sched.ID]*sequence
+	retired  bool // no new streams; freed after its last one
+	unloaded bool // no streams at all
 }
 
 // plan is what a load needs to know before it takes any memory.

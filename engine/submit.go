@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -25,7 +26,19 @@ const (
 // is wrong, ErrNoModel, ErrQueueFull (in a *RetryError), ErrDraining,
 // ErrDeviceLost, or the context's.
 func (e *Engine) Submit(ctx context.Context, r Request) (*Stream, error) {
-	arrived := time.Now()
+	for arrived := time.Now(); ; {
+		s, err := e.submit(ctx, &r, arrived)
+		if !errors.Is(err, errReplaced) {
+			return s, err
+		}
+	}
+}
+
+// errReplaced says that another model has taken the place of the one that a
+// request was prepared for.
+var errReplaced = errors.New("the model was replaced")
+
+func (e *Engine) submit(ctx context.Context, r *Request, arrived time.Time) (*Stream, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -33,11 +46,11 @@ func (e *Engine) Submit(ctx context.Context, r Request) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	prompt, violations, err := m.prompt(&r)
+	prompt, violations, err := m.prompt(r)
 	if err != nil {
 		return nil, err
 	}
-	violations = append(violations, m.validate(&r)...)
+	violations = append(violations, m.validate(r)...)
 	if len(violations) > 0 {
 		return nil, &InvalidError{Violations: violations}
 	}
@@ -65,7 +78,7 @@ func (e *Engine) Submit(ctx context.Context, r Request) (*Stream, error) {
 			Seed:         r.Sampling.Seed,
 		},
 	}
-	if s.seq, err = newSequence(s, m, &r, prompt, most, arrived); err != nil {
+	if s.seq, err = newSequence(s, m, r, prompt, most, arrived); err != nil {
 		return nil, err
 	}
 	if err := e.admit(s); err != nil {
@@ -93,6 +106,8 @@ func (e *Engine) admit(s *Stream) error {
 		return fmt.Errorf("%w: %w", ErrDeviceLost, e.lost)
 	case e.draining:
 		return ErrDraining
+	case e.serving != s.seq.model:
+		return errReplaced // or unloaded: the next try finds out
 	case len(e.streams) >= e.cfg.MaxConcurrent+e.cfg.MaxQueue:
 		return &RetryError{
 			Err:   fmt.Errorf("%w: %d requests", ErrQueueFull, len(e.streams)),
@@ -100,6 +115,7 @@ func (e *Engine) admit(s *Stream) error {
 		}
 	}
 	e.streams[s.started.ID] = s
+	s.seq.model.open++
 	return nil
 }
 
