@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"runtime/debug"
 	"strings"
 
@@ -13,9 +12,7 @@ import (
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/status"
 
 	kigov1 "kigo/proto/kigo/v1"
 )
@@ -39,6 +36,8 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: cfg.KeepaliveTime, Timeout: cfg.KeepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: cfg.KeepaliveMin, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return s.statusError(errUnknownMethod) }),
 		grpc.ChainUnaryInterceptor(
 			s.metrics.grpc.UnaryServerInterceptor(),
 			logging.UnaryServerInterceptor(logger, accessLogOptions()...),
@@ -47,6 +46,7 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 			protovalidatemw.UnaryServerInterceptor(s.validator, handled),
 		),
 		grpc.ChainStreamInterceptor(
+			s.knownMethod,
 			s.metrics.grpc.StreamServerInterceptor(),
 			logging.StreamServerInterceptor(logger, accessLogOptions()...),
 			s.streamStatus,
@@ -61,6 +61,15 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		)))
 	}
 	return options
+}
+
+// knownMethod lets calls of methods that there are pass. The others have no
+// place in metrics and log, where a caller could make up names without end.
+func (s *Server) knownMethod(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+	if srv == nil {
+		return s.statusError(errUnknownMethod)
+	}
+	return h(srv, stream)
 }
 
 // unaryStatus counts the call and turns the handler's error into a status.
@@ -79,30 +88,15 @@ func (s *Server) unaryStatus(ctx context.Context, r any, info *grpc.UnaryServerI
 
 // streamStatus is unaryStatus for streams.
 func (s *Server) streamStatus(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
-	release, err := s.admit(isWork(info.FullMethod))
-	if err != nil {
-		return s.statusError(err)
+	requests := &requestStream{
+		ServerStream: stream, server: s,
+		work: isWork(info.FullMethod), several: info.IsClientStream, release: func() {},
 	}
-	defer release()
-	if err := h(srv, &decodingStream{stream}); err != nil {
+	defer func() { requests.release() }()
+	if err := h(srv, requests); err != nil {
 		return s.statusError(err)
 	}
 	return nil
-}
-
-// decodingStream blames the client for a message that cannot be decoded; gRPC
-// itself calls it an internal error.
-type decodingStream struct{ grpc.ServerStream }
-
-func (s *decodingStream) RecvMsg(m any) error {
-	err := s.ServerStream.RecvMsg(m)
-	if err == nil || errors.Is(err, io.EOF) {
-		return err
-	}
-	if status.Code(err) == codes.Internal {
-		return errMalformed
-	}
-	return err
 }
 
 // isWork says that a gRPC method counts against the limit of calls. Health and

@@ -136,15 +136,15 @@ func TestLesson_EveryFieldReachesTheEngine(t *testing.T) {
 	}
 }
 
-func TestValidationNamesEveryField(t *testing.T) {
-	t.Parallel()
-	b := newFake()
-	b.submit = func(context.Context, engine.Request) (server.TokenStream, error) {
-		t.Error("an invalid request has reached the engine")
-		return scripted("x"), nil
-	}
-	f := start(t, b, nil)
+// invalidExecute is one way to spoil a request for "a".
+type invalidExecute struct {
+	name   string
+	set    func(*kigov1.ExecuteRequest)
+	fields []string // that the answer names
+}
 
+// invalidExecutes is what the API's own rules refuse.
+func invalidExecutes() []invalidExecute {
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))
 	sampling := func(set func(*kigov1.Sampling)) func(*kigov1.ExecuteRequest) {
 		return func(r *kigov1.ExecuteRequest) { set(r.GetSampling()) }
@@ -153,11 +153,7 @@ func TestValidationNamesEveryField(t *testing.T) {
 	for i := range many {
 		many[i] = &kigov1.LogitBias{Token: int32(i)}
 	}
-	cases := []struct {
-		name   string
-		set    func(*kigov1.ExecuteRequest)
-		fields []string
-	}{
+	return []invalidExecute{
 		{"no prompt", func(r *kigov1.ExecuteRequest) { r.Prompt = nil }, []string{"prompt"}},
 		{"empty text", func(r *kigov1.ExecuteRequest) { r.Prompt = &kigov1.ExecuteRequest_Text{} }, []string{"text"}},
 		{"no messages", func(r *kigov1.ExecuteRequest) { r.Prompt = &kigov1.ExecuteRequest_Chat{Chat: &kigov1.Chat{}} }, []string{"chat.messages"}},
@@ -199,6 +195,18 @@ func TestValidationNamesEveryField(t *testing.T) {
 		{"bias twice", sampling(func(s *kigov1.Sampling) { s.LogitBias = []*kigov1.LogitBias{{Token: 1}, {Token: 1}} }), []string{"sampling.logit_bias"}},
 		{"min_tokens", sampling(func(s *kigov1.Sampling) { s.MinTokens = ptr[int32](-1) }), []string{"sampling.min_tokens"}},
 	}
+}
+
+func TestValidationNamesEveryField(t *testing.T) {
+	t.Parallel()
+	b := newFake()
+	b.submit = func(context.Context, engine.Request) (server.TokenStream, error) {
+		t.Error("an invalid request has reached the engine")
+		return scripted("x"), nil
+	}
+	f := start(t, b, nil)
+
+	cases := invalidExecutes()
 	everything := &kigov1.ExecuteRequest{Sampling: &kigov1.Sampling{}}
 	var allFields []string
 	for _, c := range cases {
@@ -218,13 +226,7 @@ func TestValidationNamesEveryField(t *testing.T) {
 	}
 	// All of them at once.
 	for _, name := range []string{"no prompt", "max_tokens -1", "empty stop string", "top_k", "min_p", "correlation id"} {
-		i := slices.IndexFunc(cases, func(c struct {
-			name   string
-			set    func(*kigov1.ExecuteRequest)
-			fields []string
-		}) bool {
-			return c.name == name
-		})
+		i := slices.IndexFunc(cases, func(c invalidExecute) bool { return c.name == name })
 		cases[i].set(everything)
 		allFields = append(allFields, cases[i].fields...)
 	}

@@ -39,7 +39,7 @@ type Server struct {
 	calls     atomic.Int64   // in flight, gRPC and HTTP
 	work      sync.WaitGroup // goroutines of calls that may outlive their handler
 
-	listeners []net.Listener // gRPC, HTTP, health; nil where not served
+	listeners []net.Listener // gRPC, HTTP, health, admin; nil where not served
 
 	// draining ends when no new work is taken any more, stopping when calls
 	// that never end by themselves must.
@@ -59,6 +59,7 @@ const (
 	grpcListener = iota
 	httpListener
 	healthListener
+	adminListener
 	listenerCount
 )
 
@@ -100,6 +101,7 @@ func newServer(cfg Config, b backend) (*Server, error) {
 		httpListener: {"HTTP", cfg.HTTPAddress, cfg.Insecure},
 		// Health says nothing secret, and the kubelet has no credentials.
 		healthListener: {"health", cfg.HealthAddress, true},
+		adminListener:  {"admin", cfg.AdminAddress, cfg.Insecure},
 	} {
 		if l.addr == "" {
 			continue
@@ -124,6 +126,10 @@ func (s *Server) HTTPAddr() net.Addr { return s.addr(httpListener) }
 
 // HealthAddr is where the health services alone listen; nil if they do not.
 func (s *Server) HealthAddr() net.Addr { return s.addr(healthListener) }
+
+// AdminAddr is where ModelService listens if that is not GRPCAddr; nil if it
+// is.
+func (s *Server) AdminAddr() net.Addr { return s.addr(adminListener) }
 
 func (s *Server) addr(i int) net.Addr {
 	if s.listeners[i] == nil {
@@ -189,7 +195,7 @@ func (s *Server) release() {
 
 func (s *Server) serve(ctx context.Context) error {
 	defer s.release()
-	grpcServer, healthServer, httpServer := s.grpcServer(), s.healthServer(), s.httpServer()
+	grpcServer, adminServer, healthServer, httpServer := s.grpcServer(), s.adminServer(), s.healthServer(), s.httpServer()
 
 	// One goroutine for each listener and one for the probe; each reports once.
 	var running sync.WaitGroup
@@ -208,6 +214,7 @@ func (s *Server) serve(ctx context.Context) error {
 		grpcListener:   grpcServer.Serve,
 		httpListener:   func(l net.Listener) error { return ignore(httpServer.Serve(l), http.ErrServerClosed) },
 		healthListener: healthServer.Serve,
+		adminListener:  adminServer.Serve,
 	} {
 		if l := s.listeners[i]; l != nil {
 			run("listener "+l.Addr().String(), func() error { return ignore(serve(l), grpc.ErrServerStopped) })
@@ -221,9 +228,9 @@ func (s *Server) serve(ctx context.Context) error {
 	case err = <-ended:
 	}
 	if errors.Is(err, engine.ErrDeviceLost) {
-		s.abandon(grpcServer, httpServer)
+		s.abandon(httpServer, grpcServer, adminServer)
 	} else {
-		err = errors.Join(err, s.drain(grpcServer, httpServer))
+		err = errors.Join(err, s.drain(httpServer, grpcServer, adminServer))
 	}
 	// The probes last: until here they say why.
 	healthServer.Stop()
@@ -236,7 +243,7 @@ func (s *Server) serve(ctx context.Context) error {
 // drain ends the service in order: the probes say not ready, those who route
 // requests here get time to notice, the streams get time to end, then the
 // connections.
-func (s *Server) drain(g *grpc.Server, h *http.Server) error {
+func (s *Server) drain(h *http.Server, gs ...*grpc.Server) error {
 	s.probe.drain()
 	s.cfg.Log.Info().Dur("delay", s.cfg.DrainDelay).Msg("draining: not ready any more")
 	if s.cfg.DrainDelay > 0 {
@@ -249,30 +256,32 @@ func (s *Server) drain(g *grpc.Server, h *http.Server) error {
 	if drainErr != nil {
 		drainErr = fmt.Errorf("drain: %w", drainErr)
 	}
-	s.stopServers(g, h, s.cfg.StopTimeout)
+	s.stopServers(s.cfg.StopTimeout, h, gs...)
 	return drainErr
 }
 
 // abandon ends the service of a device that is lost: the engine has ended its
 // streams, and what is left is to carry that to the clients.
-func (s *Server) abandon(g *grpc.Server, h *http.Server) {
+func (s *Server) abandon(h *http.Server, gs ...*grpc.Server) {
 	s.cfg.Log.Error().Str("reason", s.backend.Status().Reason).Msg("the device is lost: stopping")
 	s.probe.drain()
 	s.refuse()
-	s.stopServers(g, h, failFlush)
+	s.stopServers(failFlush, h, gs...)
 }
 
 // stopServers lets calls end for some time, and then ends them.
-func (s *Server) stopServers(g *grpc.Server, h *http.Server, patience time.Duration) {
+func (s *Server) stopServers(patience time.Duration, h *http.Server, gs ...*grpc.Server) {
 	s.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var stopping sync.WaitGroup
-	stopping.Go(func() {
-		// GracefulStop waits without a limit; Stop makes it return.
-		defer context.AfterFunc(ctx, g.Stop)()
-		g.GracefulStop()
-	})
+	for _, g := range gs {
+		stopping.Go(func() {
+			// GracefulStop waits without a limit; Stop makes it return.
+			defer context.AfterFunc(ctx, g.Stop)()
+			g.GracefulStop()
+		})
+	}
 	stopping.Go(func() {
 		if h.Shutdown(ctx) != nil {
 			_ = h.Close() // only the listeners' own errors, and they are gone
@@ -281,13 +290,26 @@ func (s *Server) stopServers(g *grpc.Server, h *http.Server, patience time.Durat
 	stopping.Wait()
 }
 
-// grpcServer serves everything.
+// grpcServer serves everything, but for what has a listener of its own.
 func (s *Server) grpcServer() *grpc.Server {
 	g := grpc.NewServer(s.grpcOptions()...)
-	kigov1.RegisterInferenceServiceServer(g, &inferenceService{server: s})
-	kigov1.RegisterModelServiceServer(g, &modelService{server: s})
+	kigov1.RegisterInferenceServiceServer(receiving{g, s}, &inferenceService{server: s})
+	if s.listeners[adminListener] == nil {
+		kigov1.RegisterModelServiceServer(receiving{g, s}, &modelService{server: s})
+	}
 	s.registerHealth(g)
 	s.metrics.grpc.InitializeMetrics(g)
+	return g
+}
+
+// adminServer serves ModelService, to those who may load and unload.
+func (s *Server) adminServer() *grpc.Server {
+	g := grpc.NewServer(s.grpcOptions()...)
+	if s.listeners[adminListener] != nil {
+		kigov1.RegisterModelServiceServer(receiving{g, s}, &modelService{server: s})
+		s.registerHealth(g)
+		s.metrics.grpc.InitializeMetrics(g)
+	}
 	return g
 }
 
@@ -299,8 +321,8 @@ func (s *Server) healthServer() *grpc.Server {
 }
 
 func (s *Server) registerHealth(g *grpc.Server) {
-	kigov1.RegisterHealthServiceServer(g, &healthService{server: s})
-	healthpb.RegisterHealthServer(g, &grpcHealth{probe: s.probe, stopping: s.stopping.Done()})
+	kigov1.RegisterHealthServiceServer(receiving{g, s}, &healthService{server: s})
+	healthpb.RegisterHealthServer(receiving{g, s}, &grpcHealth{probe: s.probe, stopping: s.stopping.Done()})
 	if s.cfg.Reflection {
 		reflection.Register(g)
 	}
