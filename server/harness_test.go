@@ -347,6 +347,9 @@ func refusalOf(t testing.TB, err error) refusal {
 	return r
 }
 
+// errorInfo is the detail that carries a reason.
+func errorInfo(reason string) *errdetails.ErrorInfo { return &errdetails.ErrorInfo{Reason: reason} }
+
 // detailsText is the reason and the fields of a status, the fields in order
 // and each once.
 func detailsText(st *status.Status) (reason string, fields []string) {
