@@ -148,10 +148,12 @@ type struckConn struct {
 	raw net.Conn
 }
 
+// tcp is the connection itself; nil before there is one.
 func (c *struckConn) tcp() *net.TCPConn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.raw.(*net.TCPConn)
+	tcp, _ := c.raw.(*net.TCPConn)
+	return tcp
 }
 
 func dialStruck(t testing.TB, f *fixture) *struckConn {
