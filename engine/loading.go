@@ -121,7 +121,7 @@ func (e *Engine) load(ctx context.Context, r LoadRequest, before fs.FileInfo, pr
 	case after.Size() != before.Size() || !after.ModTime().Equal(before.ModTime()):
 		err = ErrFileChanged
 	default:
-		err = ctx.Err()
+		err = context.Cause(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(err, e.owner.call(m.close))

@@ -277,7 +277,7 @@ func (e errorEvent) GRPCStatus() *status.Status {
 func TestHistoryOfDisconnects(t *testing.T) {
 	requests, clients := 110, 16
 	if long() {
-		requests = 1100
+		requests = 1300
 	}
 	e := newEngine(t, func(c *engine.Config) {
 		c.MaxConcurrent, c.MaxQueue, c.MaxContext, c.StreamBuffer = 6, 64, 512, 4
