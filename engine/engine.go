@@ -19,21 +19,27 @@ import (
 
 	"kigo/engine/chat"
 	"kigo/engine/device"
-	"kigo/engine/device/cpu"
+	"kigo/engine/device/devices"
 	"kigo/engine/load"
+	"kigo/engine/sample"
 	"kigo/engine/tokenizer"
 )
 
 // Config is fixed for an engine's life. Zero values stand for the defaults.
 type Config struct {
-	Device        string        // "auto" (the default) or "cpu"
+	Device        string        // "auto" (the default), "cpu", "cuda" or "cuda:N"
+	DeviceChecks  bool          // on a GPU: wait after every kernel and look for NaNs
 	Threads       int           // CPU worker threads; default: all cores
 	Reference     bool          // float32 weights and float64 sums on the CPU: slow, the oracle
 	MaxContext    int           // cap on the tokens of one sequence; default: the model's own
 	MaxConcurrent int           // sequences that take part in steps at one time; default 8
 	MaxQueue      int           // requests that wait beyond those; default 64, negative: none
+	MaxStops      int           // stop strings of a request, and stop ids; default 16
+	MaxStopBytes  int           // bytes of a stop string; default 256
+	MaxBiases     int           // logit biases of a request; default 1,024
 	StreamBuffer  int           // events held for a reader that lags before its sequence pauses; default 64
 	SlowReader    time.Duration // how long a paused sequence keeps its place; default 2 s
+	StepLimit     time.Duration // a step that takes longer is hung, whatever came before; default 1 min
 	SkipVerify    bool          // load without proving that the device holds the file's bytes
 	Log           zerolog.Logger
 }
@@ -55,6 +61,9 @@ func (c Config) withDefaults() (Config, error) {
 		{"max queue", &c.MaxQueue, 64, maxQueue},
 		{"stream buffer", &c.StreamBuffer, 64, maxBuffer},
 		{"max context", &c.MaxContext, 0, 1 << 28},
+		{"max stops", &c.MaxStops, 16, 1024},
+		{"max stop bytes", &c.MaxStopBytes, 256, 1 << 16},
+		{"max biases", &c.MaxBiases, 1024, sample.MaxBiases},
 	} {
 		if *f.value == 0 {
 			*f.value = f.fill
@@ -62,14 +71,19 @@ func (c Config) withDefaults() (Config, error) {
 		if *f.value > f.most {
 			return c, fmt.Errorf("%s: %d, at most %d", f.name, *f.value, f.most)
 		}
+		if *f.value < 0 && f.value != &c.MaxQueue {
+			return c, fmt.Errorf("%s: %d is negative", f.name, *f.value)
+		}
 	}
 	c.MaxQueue = max(c.MaxQueue, 0)
-	if c.MaxConcurrent < 0 || c.StreamBuffer < 0 || c.MaxContext < 0 || c.SlowReader < 0 {
-		return c, fmt.Errorf("negative limit: max concurrent %d, stream buffer %d, max context %d, slow reader %v",
-			c.MaxConcurrent, c.StreamBuffer, c.MaxContext, c.SlowReader)
+	if c.SlowReader < 0 || c.StepLimit < 0 {
+		return c, fmt.Errorf("negative limit: slow reader %v, step limit %v", c.SlowReader, c.StepLimit)
 	}
 	if c.SlowReader == 0 {
 		c.SlowReader = 2 * time.Second
+	}
+	if c.StepLimit == 0 {
+		c.StepLimit = time.Minute
 	}
 	return c, nil
 }
@@ -85,8 +99,8 @@ type Engine struct {
 	dev   device.Device
 	born  time.Time
 	owner *owner
-	ctx   context.Context // ends with Close
-	stop  context.CancelFunc
+	ctx   context.Context // ends with Close, and with the device
+	stop  context.CancelCauseFunc
 
 	mu       sync.Mutex
 	serving  *served            // what new requests go to
@@ -94,13 +108,16 @@ type Engine struct {
 	streams  map[string]*Stream // all that have not ended, by request id
 	idle     chan struct{}      // closed when streams becomes empty; nil unless awaited
 	draining bool
-	lost     error // why the device is gone
+	failure  error // why the device cannot be used any more
 	state    State
 	changed  chan struct{}
 
-	steps, tokens       atomic.Uint64
-	lastStep, busySince atomic.Int64 // Unix nanoseconds; 0: none
-	gauges              atomic.Pointer[gauges]
+	failed chan struct{} // closed when failure is set
+
+	steps, tokens atomic.Uint64
+	lastStep      atomic.Int64 // Unix nanoseconds; 0: none
+	gauges        atomic.Pointer[gauges]
+	info          atomic.Pointer[device.Info] // the device's latest answer
 }
 
 // gauges are the owner's counts after its latest step.
@@ -114,26 +131,42 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
-	switch cfg.Device {
-	case "", "auto", "cpu":
-	default:
-		return nil, fmt.Errorf("engine: device %.32q: this build has cpu", cfg.Device)
-	}
-	dev, err := cpu.New(cpu.Config{Threads: cfg.Threads, Reference: cfg.Reference})
+	dev, why, err := devices.Open(devices.Options{Name: cfg.Device, Threads: cfg.Threads, Reference: cfg.Reference, Checks: cfg.DeviceChecks})
 	if err != nil {
-		return nil, fmt.Errorf("engine: cpu: %w", err)
+		if failure := fatalError(err); failure != nil {
+			err = failure
+		}
+		return nil, fmt.Errorf("engine: %w", err)
 	}
+	if why != nil {
+		cfg.Log.Info().AnErr("gpu", why).Msg("no GPU: computing on the CPU")
+	}
+	return newEngine(cfg, dev), nil
+}
+
+// NewOn is New on a device that is open already. The engine closes it, unless
+// the device fails.
+func NewOn(cfg Config, dev device.Device) (*Engine, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("engine: %w", err)
+	}
+	return newEngine(cfg, dev), nil
+}
+
+func newEngine(cfg Config, dev device.Device) *Engine {
 	e := &Engine{
 		cfg:     cfg,
 		dev:     dev,
 		born:    time.Now(),
 		streams: map[string]*Stream{},
 		changed: make(chan struct{}),
+		failed:  make(chan struct{}),
 	}
 	e.gauges.Store(&gauges{})
-	e.ctx, e.stop = context.WithCancel(context.Background())
+	e.ctx, e.stop = context.WithCancelCause(context.Background())
 	e.owner = newOwner(e)
-	return e, nil
+	return e
 }
 
 // Models lists the loaded models.
@@ -185,7 +218,7 @@ func (e *Engine) Cancel(id string) error {
 // Status is cheap and never waits for the device.
 func (e *Engine) Status() Status {
 	g := e.gauges.Load()
-	info := e.dev.Info()
+	info := e.deviceInfo()
 	s := Status{
 		Device: DeviceInfo{
 			Kind: info.Kind, Name: info.Name, Threads: info.Threads,
@@ -197,7 +230,7 @@ func (e *Engine) Status() Status {
 		Steps:     e.steps.Load(),
 		Tokens:    e.tokens.Load(),
 		LastStep:  fromUnixNano(e.lastStep.Load()),
-		BusySince: fromUnixNano(e.busySince.Load()),
+		BusySince: e.owner.busySince(),
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -210,7 +243,7 @@ func (e *Engine) Status() Status {
 	case StateDraining:
 		s.Reason = ErrDraining.Error()
 	case StateFailed:
-		s.Reason = ErrDeviceLost.Error()
+		s.Reason, s.Failure = fatalKind(e.failure).Error(), e.failure
 	case StateReady:
 	}
 	// A request counts as waiting from Submit on, also before the owner has
@@ -223,6 +256,17 @@ func (e *Engine) Status() Status {
 		s.Device.MemoryUsed = m.Memory.Weights + m.Memory.KV + m.Memory.Scratch
 	}
 	return s
+}
+
+// deviceInfo asks the device, and once it has failed remembers what it said
+// last.
+func (e *Engine) deviceInfo() device.Info {
+	if last := e.info.Load(); last != nil && e.failureNow() != nil {
+		return *last
+	}
+	info := e.dev.Info()
+	e.info.Store(&info)
+	return info
 }
 
 func fromUnixNano(n int64) time.Time {
@@ -243,7 +287,7 @@ func (e *Engine) Changed() <-chan struct{} {
 func (e *Engine) update() {
 	state := StateEmpty
 	switch {
-	case e.lost != nil:
+	case e.failure != nil:
 		state = StateFailed
 	case e.draining:
 		state = StateDraining
@@ -259,8 +303,13 @@ func (e *Engine) update() {
 	}
 }
 
+// drainPatience is how long Drain waits, beyond its deadline, for the step in
+// flight.
+const drainPatience = time.Second
+
 // Drain refuses new work and waits until every stream has ended, or until ctx
-// ends, when it ends the rest with ErrDraining.
+// ends, when it ends the rest with ErrDraining: a step that is in flight then
+// gets a second more, and is left to itself. Close does not wait for it.
 func (e *Engine) Drain(ctx context.Context) error {
 	e.mu.Lock()
 	e.draining = true
@@ -280,35 +329,56 @@ func (e *Engine) Drain(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	e.owner.post(func() { e.owner.endAll(ErrDraining) })
-	select {
-	case <-idle:
-	case <-e.owner.done:
+	patience := time.NewTimer(drainPatience)
+	defer patience.Stop()
+	for {
+		select {
+		case <-idle:
+			return ctx.Err()
+		case <-e.owner.done:
+			return ctx.Err()
+		case <-patience.C:
+			e.owner.takeOver(e.owner.current.Load(), ErrDraining)
+			patience.Reset(watchEvery) // the next call, if it was between two
+		}
 	}
-	return ctx.Err()
 }
 
 // Close ends every stream with ErrDraining, waits for the engine's goroutines
-// and for a load in progress, and closes the device.
+// and for a load in progress, and closes the device. It waits for nothing that
+// is stuck in a device that has failed, and leaves such a device alone.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	e.draining = true
 	e.update()
 	flight := e.flight
 	e.mu.Unlock()
-	e.stop()
+	e.stop(ErrDraining)
 	if flight != nil {
-		<-flight.done
+		select {
+		case <-flight.done:
+		case <-e.owner.dead:
+		case <-e.failed:
+		}
 	}
-	e.owner.close()
+	if !e.owner.close() || e.failureNow() != nil {
+		return nil
+	}
 	return e.dev.Close()
 }
 
-// inUse says whether a model has streams, those among them that the owner has
-// not seen yet.
-func (e *Engine) inUse(m *served) bool {
+// streamsOf is a model's streams, or with nil all there are, also those that have
+// been admitted and that the owner has not seen yet.
+func (e *Engine) streamsOf(m *served) []*Stream {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return m.open > 0
+	var streams []*Stream
+	for _, s := range e.streams {
+		if m == nil || s.seq.model == m {
+			streams = append(streams, s)
+		}
+	}
+	return streams
 }
 
 // forget takes an ended stream off the books.
@@ -316,7 +386,6 @@ func (e *Engine) forget(s *Stream) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.streams, s.started.ID)
-	s.seq.model.open--
 	if len(e.streams) == 0 && e.idle != nil {
 		close(e.idle)
 		e.idle = nil

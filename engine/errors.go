@@ -20,13 +20,45 @@ var (
 	ErrQueueFull      = errors.New("the queue is full")
 	ErrDraining       = errors.New("the server is shutting down")
 	ErrSlowReader     = errors.New("the reader is too slow")
-	ErrDeviceLost     = errors.New("the device is lost")
 	ErrUnloaded       = errors.New("the model was unloaded")
 	ErrLoadInProgress = errors.New("another model is being loaded")
 	ErrInternal       = errors.New("internal error")
 	ErrUnknownRequest = errors.New("no such request is running")
 	ErrFileChanged    = errors.New("the file changed while it was read")
 )
+
+// The device cannot be used any more, and the process should be replaced. The
+// three kinds are ErrFatal as well.
+var (
+	ErrFatal       = errors.New("the device cannot be used any more")
+	ErrDeviceFault = fmt.Errorf("%w: it has failed", ErrFatal)
+	ErrDeviceHung  = fmt.Errorf("%w: a step does not end", ErrFatal)
+	ErrDeviceLost  = fmt.Errorf("%w: it is gone", ErrFatal)
+)
+
+// fatalError is err as one of the three where it says that nothing works on the
+// device any more; nil otherwise.
+func fatalError(err error) error {
+	switch {
+	case err == nil, errors.Is(err, ErrFatal):
+		return err
+	case errors.Is(err, device.ErrGone):
+		return fmt.Errorf("%w: %w", ErrDeviceLost, err)
+	case errors.Is(err, device.ErrLost):
+		return fmt.Errorf("%w: %w", ErrDeviceFault, err)
+	}
+	return nil
+}
+
+// fatalKind is the one of the three that err is.
+func fatalKind(err error) error {
+	for _, kind := range []error{ErrDeviceFault, ErrDeviceHung, ErrDeviceLost} {
+		if errors.Is(err, kind) {
+			return kind
+		}
+	}
+	return ErrFatal
+}
 
 // Errors of packages that the edge does not import.
 var (

@@ -36,7 +36,7 @@ type flight struct {
 // called from one goroutine at a time, never after Load has returned.
 //
 // Errors: ErrAlreadyLoaded without Replace, ErrLoadInProgress, ErrDoesNotFit,
-// ErrFileChanged, ErrDraining, the context's, and those of the packages gguf,
+// ErrFileChanged, ErrDraining, ErrFatal, the context's, and those of the packages gguf,
 // model, tokenizer, chat, load and device.
 func (e *Engine) Load(ctx context.Context, r LoadRequest, progress func(LoadProgress)) (*ModelInfo, error) {
 	for {
@@ -70,8 +70,8 @@ func (e *Engine) takeOff(r LoadRequest, file fs.FileInfo) (f *flight, own bool, 
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
-	case e.lost != nil:
-		return nil, false, fmt.Errorf("%w: %w", ErrDeviceLost, e.lost)
+	case e.failure != nil:
+		return nil, false, e.failure
 	case e.draining:
 		return nil, false, ErrDraining
 	case e.flight != nil && e.flight.name == r.Name && os.SameFile(e.flight.file, file):
@@ -98,7 +98,7 @@ func (e *Engine) land(f *flight) {
 func (e *Engine) load(ctx context.Context, r LoadRequest, before fs.FileInfo, progress func(LoadProgress)) (*ModelInfo, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	detach := context.AfterFunc(e.ctx, func() { cancel(ErrDraining) })
+	detach := context.AfterFunc(e.ctx, func() { cancel(context.Cause(e.ctx)) })
 	defer detach()
 
 	c := newClock(progress)
@@ -110,9 +110,9 @@ func (e *Engine) load(ctx context.Context, r LoadRequest, before fs.FileInfo, pr
 	m, err := e.build(ctx, p, r, c)
 	if err != nil {
 		if errors.Is(err, context.Canceled) {
-			err = context.Cause(ctx) // the caller's own end, or ErrDraining
+			err = context.Cause(ctx) // the caller's own end, or the engine's
 		}
-		return nil, err
+		return nil, e.failBy(err)
 	}
 	after, err := r.File.Stat()
 	switch {
@@ -124,13 +124,13 @@ func (e *Engine) load(ctx context.Context, r LoadRequest, before fs.FileInfo, pr
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(err, e.owner.call(m.close))
+		return nil, errors.Join(err, e.discard(m))
 	}
 	c.enter(StageDone)
 	m.info.Load, m.info.LoadedAt = c.times, time.Now()
 	m.info.Load.Total = time.Since(c.start)
 	if err := e.putInService(m); err != nil {
-		return nil, errors.Join(err, m.close())
+		return nil, errors.Join(err, e.discard(m))
 	}
 	info := m.info
 	return &info, nil

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"kigo/engine/device"
@@ -15,30 +17,38 @@ import (
 // touches schedulers and sequences. Others post functions to it, which it
 // calls between steps.
 type owner struct {
-	engine *Engine
-	done   chan struct{} // closed when the goroutine has ended
-	bell   chan struct{} // wakes it; holds one ring
+	engine  *Engine
+	done    chan struct{} // closed when the goroutine has ended
+	dead    chan struct{} // closed when it is stuck in the device and was given up
+	watched chan struct{} // closed when the watch has ended
+	bell    chan struct{} // wakes it; holds one ring
+
+	current atomic.Pointer[deviceCall] // what it does on the device; nil: nothing
 
 	mu      sync.Mutex
 	inbox   []func() // bounded by the streams and loads that there can be
 	closing bool
 
-	// The goroutine's own.
+	// The goroutine's own, or of who takes over.
 	models []*served // in service or retired with streams left
 	turn   int       // index in models of whose turn it is
 	paused map[*sequence]time.Time
 	nextID sched.ID
-	over   error // why every sequence ends as soon as it comes; nil while they are taken in
+
+	givenUp bool // the goroutine's own in any case: it was given up, and must touch nothing
 }
 
 func newOwner(e *Engine) *owner {
 	o := &owner{
-		engine: e,
-		done:   make(chan struct{}),
-		bell:   make(chan struct{}, 1),
-		paused: map[*sequence]time.Time{},
+		engine:  e,
+		done:    make(chan struct{}),
+		dead:    make(chan struct{}),
+		watched: make(chan struct{}),
+		bell:    make(chan struct{}, 1),
+		paused:  map[*sequence]time.Time{},
 	}
 	go o.loop()
+	go o.watch()
 	return o
 }
 
@@ -60,9 +70,14 @@ func (o *owner) post(f func()) bool {
 func (o *owner) call(f func() error) error {
 	result := make(chan error, 1)
 	if !o.post(func() { result <- f() }) {
-		return ErrDraining
+		return o.engine.why()
 	}
-	return <-result
+	select {
+	case err := <-result:
+		return err
+	case <-o.dead:
+		return o.engine.why()
+	}
 }
 
 func (o *owner) wake() {
@@ -72,13 +87,24 @@ func (o *owner) wake() {
 	}
 }
 
-// close ends all streams, frees all models and waits for the goroutine.
-func (o *owner) close() {
+// close ends all streams, frees all models and waits for the goroutine; false
+// when that is stuck in the device and was given up.
+func (o *owner) close() bool {
 	o.mu.Lock()
 	o.closing = true
 	o.mu.Unlock()
 	o.wake()
-	<-o.done
+	select {
+	case <-o.done:
+	case <-o.dead:
+	}
+	<-o.watched
+	select {
+	case <-o.dead:
+		return false
+	default:
+		return true
+	}
 }
 
 func (o *owner) loop() {
@@ -87,6 +113,9 @@ func (o *owner) loop() {
 	defer close(o.done)
 	for {
 		closing := o.takeMessages()
+		if o.givenUp {
+			return
+		}
 		if closing {
 			o.endAll(ErrDraining)
 			for _, m := range o.models {
@@ -98,7 +127,11 @@ func (o *owner) loop() {
 		}
 		next := o.checkPaused(time.Now())
 		o.freeRetired()
-		if worked := o.step(); worked {
+		worked := o.step()
+		if o.givenUp {
+			return
+		}
+		if worked {
 			continue
 		}
 		o.publish()
@@ -112,7 +145,9 @@ func (o *owner) takeMessages() (closing bool) {
 	o.inbox, closing = nil, o.closing
 	o.mu.Unlock()
 	for _, f := range inbox {
-		f()
+		if f(); o.givenUp {
+			break
+		}
 	}
 	return closing
 }
@@ -138,12 +173,8 @@ func (o *owner) add(q *sequence, stop func() bool) {
 		stop()
 		return
 	}
-	switch { // what ended the others while this one was on its way
-	case o.over != nil:
-		o.end(q, o.over)
-		return
-	case q.model.unloaded:
-		o.end(q, ErrUnloaded)
+	if failure := o.engine.failureNow(); failure != nil {
+		o.end(q, failure)
 		return
 	}
 	o.nextID++
@@ -157,6 +188,9 @@ func (o *owner) add(q *sequence, stop func() bool) {
 
 // step runs one step of one model; false when none has work.
 func (o *owner) step() bool {
+	if o.engine.failureNow() != nil {
+		return false
+	}
 	for range o.models {
 		if o.turn >= len(o.models) {
 			o.turn = 0
@@ -164,8 +198,9 @@ func (o *owner) step() bool {
 		m := o.models[o.turn]
 		o.turn++
 		if plan, ok := m.sched.Next(); ok {
-			o.run(m, plan)
-			o.publish()
+			if o.run(m, plan); !o.givenUp {
+				o.publish()
+			}
 			return true
 		}
 	}
@@ -191,26 +226,98 @@ func (o *owner) run(m *served, plan sched.Plan) {
 	case plan.Logits:
 		step.Logits = []int{plan.Rows - 1}
 	}
-	e.busySince.Store(now.UnixNano())
-	logits, err := m.exec.Run(&step)
-	e.busySince.Store(0)
-	e.lastStep.Store(time.Now().UnixNano())
+	next, logits, err := o.execute(m, &step, q)
+	if o.givenUp {
+		return
+	}
 	e.steps.Add(1)
 	m.sched.Done(plan)
+	failure := fatalError(err)
 	switch {
-	case errors.Is(err, device.ErrLost):
-		o.lose(err)
+	case failure != nil:
+		e.fail(failure)
+		o.endAll(failure)
 	case err != nil:
 		e.cfg.Log.Error().Err(err).Str("model", m.info.Name).Int("rows", plan.Rows).Msg("step failed")
 		o.end(q, fmt.Errorf("%w: %w", ErrInternal, err))
 	default:
-		o.take(q, plan, logits, promptWanted)
+		o.take(q, plan, next, logits, promptWanted)
 	}
+}
+
+// perform runs a step. Where the largest logit decides, next is its token and the
+// logits stay on the device; otherwise, and without a sequence, next is -1.
+func (m *served) perform(step *device.Step, q *sequence) (next int32, logits []float32, err error) {
+	c, ok := m.exec.(device.Chooser)
+	if !ok || q == nil || len(step.Logits) != 1 {
+		logits, err = m.exec.Run(step)
+		return -1, logits, err
+	}
+	if err := c.Begin(step); err != nil {
+		return -1, nil, err
+	}
+	id, logit, err := c.Largest(0)
+	if err != nil {
+		return -1, nil, err
+	}
+	if q.takesLargest(id, logit) {
+		return id, nil, nil
+	}
+	logits, err = c.Fetch()
+	return -1, logits, err
+}
+
+// errGivenUp is the result of a call that nobody waits for any more.
+var errGivenUp = errors.New("the owner was given up")
+
+// inDevice makes a call into the device that must end within limit; 0 does not
+// watch it. When somebody has taken over meanwhile, o.givenUp is set, the error
+// is errGivenUp, and the owner must touch nothing any more.
+func (o *owner) inDevice(limit time.Duration, f func() error) error {
+	call := &deviceCall{begun: time.Now(), limit: limit}
+	o.current.Store(call)
+	err := f()
+	if !o.current.CompareAndSwap(call, nil) {
+		o.givenUp = true
+		return errGivenUp
+	}
+	return err
+}
+
+// execute runs a step; see perform for what it returns. A panic on the way leaves the device in a state that
+// nobody knows: that is a failure of it.
+func (o *owner) execute(m *served, step *device.Step, q *sequence) (next int32, logits []float32, err error) {
+	begun := time.Now()
+	err = o.inDevice(m.times.limit(o.engine.cfg.StepLimit), func() (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				o.engine.cfg.Log.Error().Str("panic", fmt.Sprint(p)).Bytes("stack", debug.Stack()).Msg("panic in a step")
+				err = fmt.Errorf("%w: panic in a step", device.ErrLost)
+			}
+		}()
+		next, logits, err = m.perform(step, q)
+		return err
+	})
+	if o.givenUp {
+		return -1, nil, err
+	}
+	now := time.Now()
+	m.times.add(now.Sub(begun))
+	o.engine.lastStep.Store(now.UnixNano())
+	return next, logits, err
+}
+
+// busySince is when the step that runs began; zero while none does.
+func (o *owner) busySince() time.Time {
+	if call := o.current.Load(); call != nil && call.limit > 0 {
+		return call.begun
+	}
+	return time.Time{}
 }
 
 // take uses a step's logits. A panic in the sampler or the text's assembly
 // ends this one stream.
-func (o *owner) take(q *sequence, plan sched.Plan, logits []float32, promptWanted bool) {
+func (o *owner) take(q *sequence, plan sched.Plan, next int32, logits []float32, promptWanted bool) {
 	defer func() {
 		if r := recover(); r != nil {
 			o.engine.cfg.Log.Error().Str("request", q.stream.started.ID).Str("panic", fmt.Sprint(r)).Msg("sampling panicked")
@@ -229,13 +336,17 @@ func (o *owner) take(q *sequence, plan sched.Plan, logits []float32, promptWante
 		}
 	}
 	if plan.Logits {
-		o.advance(q, logits[len(logits)-width:])
+		if next < 0 {
+			logits = logits[len(logits)-width:]
+		}
+		o.advance(q, next, logits)
 	}
 }
 
-// advance samples a sequence's next token and delivers it.
-func (o *owner) advance(q *sequence, logits []float32) {
-	out, err := q.next(logits)
+// advance samples a sequence's next token, unless next says which it is, and
+// delivers it.
+func (o *owner) advance(q *sequence, next int32, logits []float32) {
+	out, err := q.next(next, logits)
 	if err != nil {
 		o.end(q, err)
 		return
@@ -295,17 +406,11 @@ func (o *owner) end(q *sequence, err error) {
 	}
 }
 
-// endAll ends every sequence there is, and those that are still to come.
+// endAll ends every stream that there is, also those that have been admitted and
+// not been added yet.
 func (o *owner) endAll(err error) {
-	o.over = err
-	for _, m := range o.models {
-		o.endModel(m, err)
-	}
-}
-
-func (o *owner) endModel(m *served, err error) {
-	for _, q := range m.seqs {
-		o.end(q, err)
+	for _, s := range o.engine.streamsOf(nil) {
+		o.end(s.seq, err)
 	}
 }
 
@@ -325,27 +430,17 @@ func (o *owner) finish(q *sequence, ev Event, err error) {
 	close(q.stream.events)
 }
 
-// lose latches the loss of the device and ends everything on it.
-func (o *owner) lose(err error) {
-	e := o.engine
-	e.cfg.Log.Error().Err(err).Msg("device lost")
-	e.mu.Lock()
-	e.lost = err
-	e.update()
-	e.mu.Unlock()
-	o.endAll(fmt.Errorf("%w: %w", ErrDeviceLost, err))
-}
-
 // serve puts a model in service.
 func (o *owner) serve(m *served) { o.models = append(o.models, m) }
 
 // retire has a model freed as soon as its last stream has ended.
 func (o *owner) retire(m *served) { m.retired = true }
 
-// unload ends a model's streams, those that are still to come among them.
+// unload ends a model's streams and frees it.
 func (o *owner) unload(m *served) {
-	m.unloaded = true
-	o.endModel(m, ErrUnloaded)
+	for _, s := range o.engine.streamsOf(m) {
+		o.end(s.seq, ErrUnloaded)
+	}
 	o.retire(m)
 	o.freeRetired()
 }
@@ -353,7 +448,7 @@ func (o *owner) unload(m *served) {
 func (o *owner) freeRetired() {
 	kept := o.models[:0]
 	for _, m := range o.models {
-		if m.retired && !o.engine.inUse(m) {
+		if m.retired && len(o.engine.streamsOf(m)) == 0 {
 			o.free(m)
 		} else {
 			kept = append(kept, m)
@@ -364,7 +459,7 @@ func (o *owner) freeRetired() {
 }
 
 func (o *owner) free(m *served) {
-	if err := m.close(); err != nil {
+	if err := o.engine.free(m); err != nil {
 		o.engine.cfg.Log.Error().Err(err).Str("model", m.info.Name).Msg("freeing a model failed")
 	}
 }

@@ -18,16 +18,9 @@ import (
 	"kigo/engine/tokenizer"
 )
 
-const (
-	// blockTokens is the size of a KV block: small enough that little is wasted
-	// at a sequence's end, large enough that block tables stay short.
-	blockTokens = 16
-
-	// chunkRows is how much of a prompt one step takes. On a CPU rows cost
-	// nearly the same in any company, so it is small: everybody else waits
-	// for a step's end.
-	chunkRows = 16
-)
+// blockTokens is the size of a KV block: small enough that little is wasted at a
+// sequence's end, large enough that block tables stay short.
+const blockTokens = 16
 
 // served is a model on the device with everything that answers requests.
 type served struct {
@@ -42,13 +35,11 @@ type served struct {
 	cache   device.Cache
 	exec    device.Executable
 
-	open int // streams admitted and not ended; Engine.mu guards it
-
 	// The owner's.
-	sched    *sched.Scheduler
-	seqs     map[sched.ID]*sequence
-	retired  bool // no new streams; freed after its last one
-	unloaded bool // no streams at all
+	times   stepTimes
+	sched   *sched.Scheduler
+	seqs    map[sched.ID]*sequence
+	retired bool // no new streams; freed after its last one
 }
 
 // plan is what a load needs to know before it takes any memory.
@@ -133,7 +124,7 @@ func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m
 	m = &served{vocab: p.spec.Vocab, width: p.spec.Vocab, maxContext: p.context, seqs: map[sched.ID]*sequence{}}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, m.close())
+			err = errors.Join(err, e.discard(m))
 			m = nil
 		}
 	}()
@@ -167,17 +158,19 @@ func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m
 		}
 	}
 	c.enter(StageCompile)
-	if err := e.owner.call(func() error { return m.compile(e.dev, p) }); err != nil {
+	if err := e.owner.call(func() error {
+		return e.owner.inDevice(0, func() error { return m.compile(e.dev, p) })
+	}); err != nil {
 		return m, err
 	}
 	c.enter(StageWarmUp)
-	if err := e.owner.call(m.warmUp); err != nil {
+	if err := e.owner.call(func() error { return m.warmUp(e.owner) }); err != nil {
 		return m, fmt.Errorf("first token: %w", err)
 	}
 	m.sched = sched.New(sched.Config{
 		MaxRunning: e.cfg.MaxConcurrent,
 		MaxWaiting: e.cfg.MaxConcurrent + e.cfg.MaxQueue, // Submit holds the real bound
-		ChunkRows:  chunkRows,
+		ChunkRows:  e.dev.Info().StepRows,
 	}, kv.NewPool(p.blocks, blockTokens))
 	m.info = ModelInfo{
 		Name:          r.Name,
@@ -221,21 +214,21 @@ func (m *served) compile(dev device.Device, p *plan) (err error) {
 	if m.cache, err = dev.NewCache(p.shape, p.blocks); err != nil {
 		return err
 	}
-	m.exec, err = dev.Compile(p.program, m.weights, m.cache, device.CompileOptions{MaxRows: chunkRows})
+	m.exec, err = dev.Compile(p.program, m.weights, m.cache, device.CompileOptions{MaxRows: dev.Info().StepRows})
 	return err
 }
 
 // warmUp generates one token, so that a model in service is known to work.
-func (m *served) warmUp() error {
+func (m *served) warmUp(o *owner) error {
 	first, ok := m.tokens.BOS()
 	if !ok {
 		first = 0
 	}
-	logits, err := m.exec.Run(&device.Step{
+	_, logits, err := o.execute(m, &device.Step{
 		Tokens: []int32{first},
 		Seqs:   []device.SeqRows{{Rows: 1, Blocks: []int32{0}}},
 		Logits: []int{0},
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}

@@ -12,13 +12,14 @@ const (
 	StateLoading               // a first model is being loaded
 	StateReady                 // a model is loaded and has generated a token
 	StateDraining              // no new work is taken
-	StateFailed                // the device is lost; the process should be replaced
+	StateFailed                // the device cannot be used any more; the process should be replaced
 )
 
 // Status is a snapshot of the engine, taken without touching the device.
 type Status struct {
 	State     State
 	Reason    string // why the engine is not ready, in words; empty when it is
+	Failure   error  // an ErrFatal in StateFailed, with what the device said
 	Model     *ModelInfo
 	Device    DeviceInfo
 	Started   time.Time // when the engine was made

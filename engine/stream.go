@@ -29,7 +29,7 @@ type Stream struct {
 func (s *Stream) Started() Started { return s.started }
 
 // Next waits for the next event. After End it returns io.EOF. Any other error
-// is the stream's one terminal status: ErrSlowReader, ErrDeviceLost,
+// is the stream's one terminal status: ErrSlowReader, ErrFatal,
 // ErrDraining, ErrUnloaded, the error of the context given to Submit, or that
 // of ctx, which leaves the stream as it is. Not for concurrent use.
 func (s *Stream) Next(ctx context.Context) (Event, error) {

@@ -10,21 +10,22 @@ import (
 	"time"
 
 	"kigo/engine/chat"
+	"kigo/engine/sample"
 	"kigo/engine/tokenizer"
 )
 
-// Limits on one request.
-const (
-	MaxStops     = 16  // stop strings, and stop ids
-	MaxStopBytes = 256 // bytes of a stop string
-	MaxLogprobs  = 20  // alternatives for each token
-)
+// maxWrongTokens bounds what is said of a prompt of token ids that are all
+// wrong.
+const maxWrongTokens = 100
+
+// MaxLogprobs is how many alternatives for each token a request may ask for.
+const MaxLogprobs = 20
 
 // Submit validates the request and queues it. The stream ends with ctx: when
 // ctx is cancelled or expires, the sequence leaves the device by the end of
 // the step after the one in flight. Errors: *InvalidError with everything that
-// is wrong, ErrNoModel, ErrQueueFull (in a *RetryError), ErrDraining,
-// ErrDeviceLost, or the context's.
+// is wrong, ErrNoModel, ErrQueueFull (in a *RetryError), ErrDraining, ErrFatal,
+// or the context's.
 func (e *Engine) Submit(ctx context.Context, r Request) (*Stream, error) {
 	for arrived := time.Now(); ; {
 		s, err := e.submit(ctx, &r, arrived)
@@ -46,23 +47,9 @@ func (e *Engine) submit(ctx context.Context, r *Request, arrived time.Time) (*St
 	if err != nil {
 		return nil, err
 	}
-	prompt, violations, err := m.prompt(r)
+	prompt, most, err := e.check(m, r)
 	if err != nil {
 		return nil, err
-	}
-	violations = append(violations, m.validate(r)...)
-	if len(violations) > 0 {
-		return nil, &InvalidError{Violations: violations}
-	}
-	most := m.maxContext
-	if r.MaxTokens > 0 {
-		most = len(prompt) + r.MaxTokens
-	}
-	if most > m.maxContext || len(prompt) >= m.maxContext {
-		return nil, &InvalidError{Violations: []Violation{{
-			Field:  "max_tokens",
-			Reason: fmt.Sprintf("%d prompt tokens and %d to generate do not fit the context of %d", len(prompt), max(r.MaxTokens, 1), m.maxContext),
-		}}}
 	}
 	var id [16]byte
 	if _, err := rand.Read(id[:]); err != nil {
@@ -92,9 +79,65 @@ func (e *Engine) submit(ctx context.Context, r *Request, arrived time.Time) (*St
 	if !e.owner.post(func() { e.owner.add(s.seq, stop) }) {
 		stop()
 		e.forget(s)
-		return nil, ErrDraining
+		return nil, e.why()
 	}
 	return s, nil
+}
+
+// Check validates a request as Submit does, and goes no further. Errors:
+// *InvalidError, ErrNoModel, or a template's.
+func (e *Engine) Check(r Request) error {
+	m, err := e.model(r.Model)
+	if err != nil {
+		return err
+	}
+	_, _, err = e.check(m, &r)
+	return err
+}
+
+// check gives the prompt's tokens and how many there can ever be, or everything
+// that is wrong with the request.
+func (e *Engine) check(m *served, r *Request) (prompt []int32, most int, err error) {
+	violations := e.validate(m, r)
+	prompt, wrong, err := m.prompt(r)
+	if err != nil {
+		if len(violations) == 0 {
+			return nil, 0, err
+		}
+		wrong = []Violation{{"prompt.messages", "the model's chat template does not accept them"}}
+	}
+	violations = append(wrong, violations...)
+	if len(wrong) == 0 {
+		var tooLong []Violation
+		most, tooLong = m.room(r, len(prompt))
+		violations = append(violations, tooLong...)
+	}
+	if len(violations) > 0 {
+		return nil, 0, &InvalidError{Violations: violations}
+	}
+	return prompt, most, nil
+}
+
+// room is how many tokens a sequence can ever have whose prompt is so long, and
+// what does not fit the context.
+func (m *served) room(r *Request, prompt int) (most int, wrong []Violation) {
+	most = m.maxContext
+	if r.MaxTokens > 0 && r.MaxTokens <= m.maxContext {
+		most = prompt + r.MaxTokens
+	}
+	switch {
+	case prompt >= m.maxContext || most > m.maxContext || r.MaxTokens > m.maxContext:
+		wrong = append(wrong, Violation{
+			Field:  "max_tokens",
+			Reason: fmt.Sprintf("%d prompt tokens and %d to generate do not fit the context of %d", prompt, max(r.MaxTokens, 1), m.maxContext),
+		})
+	case r.MaxTokens == 0 && r.Sampling.MinTokens > most-prompt:
+		wrong = append(wrong, Violation{
+			Field:  "sampling.min_tokens",
+			Reason: fmt.Sprintf("%d after %d prompt tokens do not fit the context of %d", r.Sampling.MinTokens, prompt, m.maxContext),
+		})
+	}
+	return most, wrong
 }
 
 // admit books the stream if there is room for it.
@@ -102,8 +145,8 @@ func (e *Engine) admit(s *Stream) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
-	case e.lost != nil:
-		return fmt.Errorf("%w: %w", ErrDeviceLost, e.lost)
+	case e.failure != nil:
+		return e.failure
 	case e.draining:
 		return ErrDraining
 	case e.serving != s.seq.model:
@@ -115,7 +158,6 @@ func (e *Engine) admit(s *Stream) error {
 		}
 	}
 	e.streams[s.started.ID] = s
-	s.seq.model.open++
 	return nil
 }
 
@@ -132,15 +174,19 @@ func (m *served) prompt(r *Request) ([]int32, []Violation, error) {
 	}
 	switch {
 	case len(r.Tokens) > 0:
+		var wrong []Violation
 		for i, t := range r.Tokens {
-			if t < 0 || int(t) >= m.vocab {
-				return nil, []Violation{{
-					Field:  fmt.Sprintf("prompt.tokens[%d]", i),
-					Reason: fmt.Sprintf("%d is not in the vocabulary of %d", t, m.vocab),
-				}}, nil
+			if t >= 0 && int(t) < m.vocab {
+				continue
+			}
+			if wrong = append(wrong, Violation{
+				Field:  fmt.Sprintf("prompt.tokens[%d]", i),
+				Reason: fmt.Sprintf("%d is not in the vocabulary of %d", t, m.vocab),
+			}); len(wrong) == maxWrongTokens {
+				break
 			}
 		}
-		return slices.Clone(r.Tokens), nil, nil
+		return slices.Clone(r.Tokens), wrong, nil
 	case len(r.Messages) > 0:
 		return m.chatPrompt(r.Messages)
 	}
@@ -180,7 +226,8 @@ func (m *served) piece(id int32, ok bool) string {
 }
 
 // validate lists what is wrong beside the prompt.
-func (m *served) validate(r *Request) []Violation {
+func (e *Engine) validate(m *served, r *Request) []Violation {
+	cfg := &e.cfg
 	var all []Violation
 	bad := func(field, format string, args ...any) {
 		all = append(all, Violation{field, fmt.Sprintf(format, args...)})
@@ -194,25 +241,31 @@ func (m *served) validate(r *Request) []Violation {
 	if r.MaxTokens > 0 && r.Sampling.MinTokens > r.MaxTokens {
 		bad("sampling.min_tokens", "%d is more than max_tokens, %d", r.Sampling.MinTokens, r.MaxTokens)
 	}
-	if len(r.Stop) > MaxStops {
-		bad("stop", "%d strings, at most %d", len(r.Stop), MaxStops)
+	if n := len(r.Sampling.LogitBias); n > cfg.MaxBiases && n <= sample.MaxBiases {
+		bad("sampling.logit_bias", "must have at most %d entries, has %d", cfg.MaxBiases, n)
 	}
-	for i, s := range r.Stop {
-		if s == "" || len(s) > MaxStopBytes {
-			bad(fmt.Sprintf("stop[%d]", i), "%d bytes, want 1 to %d", len(s), MaxStopBytes)
+	if len(r.Stop) > cfg.MaxStops {
+		bad("stop", "%d strings, at most %d", len(r.Stop), cfg.MaxStops)
+	}
+	for i, s := range r.Stop[:min(len(r.Stop), cfg.MaxStops)] {
+		if s == "" || len(s) > cfg.MaxStopBytes {
+			bad(fmt.Sprintf("stop[%d]", i), "%d bytes, want 1 to %d", len(s), cfg.MaxStopBytes)
 		}
 	}
-	if len(r.StopIDs) > MaxStops {
-		bad("stop_ids", "%d ids, at most %d", len(r.StopIDs), MaxStops)
+	if len(r.StopIDs) > cfg.MaxStops {
+		bad("stop_ids", "%d ids, at most %d", len(r.StopIDs), cfg.MaxStops)
 	}
-	for i, t := range r.StopIDs {
+	for i, t := range r.StopIDs[:min(len(r.StopIDs), cfg.MaxStops)] {
 		if t < 0 || int(t) >= m.vocab {
 			bad(fmt.Sprintf("stop_ids[%d]", i), "%d is not in the vocabulary of %d", t, m.vocab)
 		}
 	}
-	for field, n := range map[string]int{"logprobs": r.Logprobs, "prompt_logprobs": r.PromptLogprobs} {
-		if n < -1 || n > MaxLogprobs {
-			bad(field, "%d alternatives, want 0 to %d, or -1 for none and no logprobs", n, MaxLogprobs)
+	for _, l := range []struct {
+		field string
+		n     int
+	}{{"logprobs", r.Logprobs}, {"prompt_logprobs", r.PromptLogprobs}} {
+		if l.n < -1 || l.n > MaxLogprobs {
+			bad(l.field, "%d alternatives, want 0 to %d, or -1 for none and no logprobs", l.n, MaxLogprobs)
 		}
 	}
 	return all

@@ -16,6 +16,7 @@ type backend interface {
 	Unload(ctx context.Context, name string) error
 	Models() []engine.ModelInfo
 	Tokenizer(name string) (*tokenizer.Tokenizer, *chat.Template, error)
+	Check(r engine.Request) error
 	Submit(ctx context.Context, r engine.Request) (tokenStream, error)
 	Cancel(id string) error
 	Status() engine.Status

@@ -48,13 +48,9 @@ type Config struct {
 	DrainTimeout time.Duration
 	StopTimeout  time.Duration
 
-	// StepLimit is the longest a device step may take before the server calls
-	// itself hung: liveness turns, readiness with it.
-	StepLimit time.Duration
-
 	// TracerProvider receives the spans. nil exports over OTLP where the
-	// standard OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
-	// is set, and traces nothing otherwise.
+	// standard variables ask for it (OTEL_EXPORTER_OTLP_ENDPOINT is enough), and
+	// traces nothing otherwise.
 	TracerProvider trace.TracerProvider
 }
 
@@ -82,8 +78,6 @@ func DefaultConfig() Config {
 		DrainDelay:   5 * time.Second,
 		DrainTimeout: 30 * time.Second,
 		StopTimeout:  5 * time.Second,
-
-		StepLimit: time.Minute,
 	}
 }
 
@@ -110,7 +104,6 @@ func (c *Config) check() error {
 	positive("KeepaliveMin", c.KeepaliveMin > 0)
 	positive("DrainTimeout", c.DrainTimeout > 0)
 	positive("StopTimeout", c.StopTimeout > 0)
-	positive("StepLimit", c.StepLimit > 0)
 	if c.DrainDelay < 0 {
 		errs = append(errs, errors.New("DrainDelay must not be negative"))
 	}

@@ -170,9 +170,6 @@ func healthMessage(st engine.Status, v verdict, draining bool, version string, n
 		out.Status = kigov1.HealthStatus_HEALTH_STATUS_DRAINING
 		out.Reason = engine.ErrDraining.Error()
 	}
-	if out.Reason == "" && !v.live {
-		out.Reason = "a step of the device takes too long"
-	}
 	return out
 }
 

@@ -46,13 +46,13 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 		if p := recover(); p != nil {
 			err = s.recovered(p, debug.Stack())
 		}
+		if err != nil && c.request != "" {
+			err = &streamError{err, c.generated}
+		}
 		c.took = time.Since(arrived)
 		s.tracing.describe(ctx, arrived, c, err)
 	}()
-	if err := validateMessage(s.validator, r); err != nil {
-		return err
-	}
-	if err := notServed(r); err != nil {
+	if err := s.check(r); err != nil {
 		return err
 	}
 	if c.correlation = r.GetCorrelationId(); c.correlation == "" {

@@ -177,7 +177,7 @@ func TestTokenizeRoundTrip(t *testing.T) {
 		t.Errorf("a special token left away: %v, %v", hidden, err)
 	}
 	_, err = f.inference.Detokenize(t.Context(), &kigov1.DetokenizeRequest{Ids: []int32{1 << 30}})
-	if r := refusalOf(t, err); r.code != codes.InvalidArgument || r.fields["ids"] == "" {
+	if r := refusalOf(t, err); r.code != codes.InvalidArgument || r.fields["ids[0]"] == "" {
 		t.Errorf("an id beyond the vocabulary: %+v", r)
 	}
 }

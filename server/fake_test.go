@@ -21,6 +21,7 @@ type fakeEngine struct {
 	submit func(context.Context, engine.Request) (server.TokenStream, error)
 	load   func(context.Context, engine.LoadRequest, func(engine.LoadProgress)) (*engine.ModelInfo, error)
 	drain  func(context.Context) error
+	check  func(engine.Request) error
 }
 
 func newFake() *fakeEngine {
@@ -66,6 +67,13 @@ func (f *fakeEngine) Cancel(string) error { return engine.ErrUnknownRequest }
 
 func (f *fakeEngine) Load(ctx context.Context, r engine.LoadRequest, p func(engine.LoadProgress)) (*engine.ModelInfo, error) {
 	return f.load(ctx, r, p)
+}
+
+func (f *fakeEngine) Check(r engine.Request) error {
+	if f.check == nil {
+		return nil
+	}
+	return f.check(r)
 }
 
 func (f *fakeEngine) Submit(ctx context.Context, r engine.Request) (server.TokenStream, error) {

@@ -51,7 +51,7 @@ func TestLesson_HealthTurnsWithALostDevice(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b.set(func(s *engine.Status) { s.State, s.Reason = engine.StateFailed, "the device is lost" })
+	b.set(func(s *engine.Status) { s.State, s.Failure = engine.StateFailed, engine.ErrDeviceLost })
 	close(lost)
 
 	if res, err := watch.Recv(); err != nil || res.GetStatus() != healthpb.HealthCheckResponse_NOT_SERVING {
@@ -63,24 +63,6 @@ func TestLesson_HealthTurnsWithALostDevice(t *testing.T) {
 	}
 	if err := <-f.served; !errors.Is(err, engine.ErrDeviceLost) {
 		t.Errorf("Serve returned %v", err)
-	}
-}
-
-func TestHungDeviceIsNotAlive(t *testing.T) {
-	t.Parallel()
-	b := newFake()
-	f := start(t, b, nil)
-	b.set(func(s *engine.Status) { s.BusySince = time.Now().Add(-time.Hour) })
-	for _, service := range []string{"liveness", "readiness"} {
-		if got := f.check(t, service); got != healthpb.HealthCheckResponse_NOT_SERVING {
-			t.Errorf("%s with a step that takes an hour: %v", service, got)
-		}
-	}
-	if code, _ := f.get(t, "/healthz"); code != 503 {
-		t.Errorf("/healthz: %d", code)
-	}
-	if res, err := f.kigo.Health(t.Context(), &kigov1.HealthRequest{}); err != nil || res.GetLive() || res.GetReason() == "" {
-		t.Errorf("Health: %v, %v", res, err)
 	}
 }
 

@@ -52,11 +52,13 @@ func (h *grpcHealth) List(context.Context, *healthpb.HealthListRequest) (*health
 	return res, nil
 }
 
-// Watch sends the status at once and at every change. A change back that
-// happens before the client has read the first is not sent.
+// Watch sends the status at once and at every change, the last one also when the
+// server stops. A change back that happens before the client has read the first
+// is not sent.
 func (h *grpcHealth) Watch(r *healthpb.HealthCheckRequest, stream healthpb.Health_WatchServer) error {
 	serves, known := healthServices[r.GetService()]
 	last := healthpb.HealthCheckResponse_UNKNOWN
+	stopping := false
 	for {
 		v, changed := h.probe.watch()
 		now := healthpb.HealthCheckResponse_SERVICE_UNKNOWN
@@ -69,11 +71,14 @@ func (h *grpcHealth) Watch(r *healthpb.HealthCheckRequest, stream healthpb.Healt
 			}
 			last = now
 		}
+		if stopping {
+			return errStopping
+		}
 		select {
 		case <-stream.Context().Done():
 			return stream.Context().Err()
 		case <-h.stopping:
-			return errStopping
+			stopping = true
 		case <-changed:
 		}
 	}

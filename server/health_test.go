@@ -36,8 +36,6 @@ func TestHealthTransitions(t *testing.T) {
 		{"loading", func(s *engine.Status) { s.State = engine.StateLoading }, no, yes},
 		{"ready", func(s *engine.Status) { s.State = engine.StateReady }, yes, yes},
 		{"busy", func(s *engine.Status) { s.BusySince, s.Waiting = time.Now(), 9999 }, yes, yes},
-		{"hung", func(s *engine.Status) { s.BusySince = time.Now().Add(-time.Hour) }, no, no},
-		{"going on", func(s *engine.Status) { s.BusySince = time.Time{} }, yes, yes},
 		{"unloaded", func(s *engine.Status) { s.State = engine.StateEmpty }, no, yes},
 	} {
 		b.set(step.change)

@@ -67,14 +67,12 @@ func hostileCalls() []hostile {
 		return format(&kigov1.ResponseFormat{Format: &kigov1.ResponseFormat_JsonSchema{JsonSchema: s}})
 	}
 
-	// What the API's own rules refuse.
-	for _, c := range invalidExecutes() {
+	// Every bad request there is, and large ones.
+	for _, c := range badRequests() {
 		execute(c.name, invalid+strings.Join(sorted(c.fields), " "), c.set)
 	}
-	execute("a role of 65 bytes", invalid+"chat.messages[0].role", chat(&kigov1.ChatMessage{Role: strings.Repeat("x", 65)}))
-	execute("4,097 messages", invalid+"chat.messages", chat(slices.Repeat([]*kigov1.ChatMessage{{Role: "user"}}, 4097)...))
-	execute("a model's name of 257 bytes", invalid+"model", func(r *kigov1.ExecuteRequest) { r.Model = ptr(strings.Repeat("x", 257)) })
-	execute("a grammar of 256 KiB and a byte", invalid+"response_format.grammar", grammar(strings.Repeat("x", 1<<18+1)))
+	execute("4,097 messages", invalid+"chat.messages max_tokens", chat(slices.Repeat([]*kigov1.ChatMessage{{Role: "user"}}, 4097)...))
+	execute("a grammar of 256 KiB and a byte", invalid+"response_format response_format.grammar", grammar(strings.Repeat("x", 1<<18+1)))
 
 	// What the model refuses.
 	execute("a token beyond the vocabulary", invalid+"tokens.ids[1]", ids(1, 1<<30))
@@ -140,7 +138,7 @@ func hostileCalls() []hostile {
 		_, err := a.inference.Detokenize(ctx, &kigov1.DetokenizeRequest{Ids: []int32{-1}})
 		return outcome(err)
 	})
-	add("Detokenize beyond the vocabulary", invalid+"ids", func(ctx context.Context, a *attacker) string {
+	add("Detokenize beyond the vocabulary", invalid+"ids[0]", func(ctx context.Context, a *attacker) string {
 		_, err := a.inference.Detokenize(ctx, &kigov1.DetokenizeRequest{Ids: []int32{1 << 30}})
 		return outcome(err)
 	})

@@ -97,11 +97,13 @@ type httpFailure struct {
 }
 
 type httpFailureBody struct {
-	Code              string          `json:"code"`   // INVALID_ARGUMENT
-	Reason            string          `json:"reason"` // INVALID_REQUEST
-	Message           string          `json:"message"`
-	Violations        []httpViolation `json:"violations,omitempty"`
-	RetryAfterSeconds float64         `json:"retry_after_seconds,omitempty"`
+	Code       string          `json:"code"`   // INVALID_ARGUMENT
+	Reason     string          `json:"reason"` // INVALID_REQUEST
+	Message    string          `json:"message"`
+	Violations []httpViolation `json:"violations,omitempty"`
+	// Tokens that a stream had when it failed; nil where none had begun.
+	GeneratedTokens   *int    `json:"generated_tokens,omitempty"`
+	RetryAfterSeconds float64 `json:"retry_after_seconds,omitempty"`
 }
 
 type httpViolation struct {
@@ -115,6 +117,9 @@ func (f failure) json() []byte {
 	}}
 	for _, v := range f.violations {
 		out.Error.Violations = append(out.Error.Violations, httpViolation{v.Field, v.Reason})
+	}
+	if n, err := strconv.Atoi(f.metadata[generatedTokens]); err == nil {
+		out.Error.GeneratedTokens = &n
 	}
 	body, err := json.Marshal(out)
 	if err != nil { // strings and a finite number always marshal

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -67,6 +68,9 @@ func (s *inferenceService) Tokenize(_ context.Context, r *kigov1.TokenizeRequest
 	if fields := chatNotServed(r.GetChat(), "chat"); len(fields) > 0 {
 		return nil, &notServedError{fields: fields}
 	}
+	if wrong := meaningless(r.GetChat() == nil, r.AddSpecial, r.ParseSpecial); wrong != nil {
+		return nil, &engine.InvalidError{Violations: wrong}
+	}
 	name, tok, template, err := s.vocabulary(r.GetModel())
 	if err != nil {
 		return nil, err
@@ -102,11 +106,31 @@ func (s *inferenceService) Detokenize(_ context.Context, r *kigov1.DetokenizeReq
 	if err != nil {
 		return nil, err
 	}
+	if wrong := outside(r.GetIds(), tok.VocabSize()); wrong != nil {
+		return nil, &engine.InvalidError{Violations: wrong}
+	}
 	raw, err := tok.Decode(r.GetIds(), orDefault(r.Special, true))
 	if err != nil {
-		return nil, &engine.InvalidError{Violations: []engine.Violation{{Field: "ids", Reason: err.Error()}}}
+		return nil, err
 	}
 	return &kigov1.DetokenizeResponse{Model: name, Text: strings.ToValidUTF8(string(raw), "�"), Raw: raw}, nil
+}
+
+// outside names the ids that are not in a vocabulary, the first hundred of them.
+func outside(ids []int32, vocabulary int) []engine.Violation {
+	var wrong []engine.Violation
+	for i, id := range ids {
+		if id >= 0 && int(id) < vocabulary {
+			continue
+		}
+		wrong = append(wrong, engine.Violation{
+			Field: fmt.Sprintf("ids[%d]", i), Reason: fmt.Sprintf("%d is not in the vocabulary of %d", id, vocabulary),
+		})
+		if len(wrong) == 100 {
+			break
+		}
+	}
+	return wrong
 }
 
 // Cancel ends a request of Execute.

@@ -8,11 +8,11 @@ import (
 	"strings"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
-	protovalidatemw "github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/protovalidate"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/proto"
 
 	kigov1 "kigo/proto/kigo/v1"
 )
@@ -26,8 +26,6 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 	recover := recovery.WithRecoveryHandlerContext(func(_ context.Context, p any) error {
 		return failureOf(s.recovered(p, debug.Stack())).status().Err()
 	})
-	// Execute's handler validates for itself, the same way for gRPC and HTTP.
-	handled := protovalidatemw.WithIgnoreMessages((*kigov1.ExecuteRequest)(nil).ProtoReflect().Type())
 	options := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(cfg.MaxConnStreams),
 		grpc.MaxRecvMsgSize(cfg.MaxMessageBytes),
@@ -43,7 +41,7 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 			logging.UnaryServerInterceptor(logger, accessLogOptions()...),
 			s.unaryStatus,
 			recovery.UnaryServerInterceptor(recover),
-			protovalidatemw.UnaryServerInterceptor(s.validator, handled),
+			s.unaryValid,
 		),
 		grpc.ChainStreamInterceptor(
 			s.knownMethod,
@@ -51,7 +49,7 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 			logging.StreamServerInterceptor(logger, accessLogOptions()...),
 			s.streamStatus,
 			recovery.StreamServerInterceptor(recover),
-			protovalidatemw.StreamServerInterceptor(s.validator, handled),
+			s.streamValid,
 		),
 	}
 	if s.tracing.provider != nil {
@@ -99,6 +97,45 @@ func (s *Server) streamStatus(srv any, stream grpc.ServerStream, info *grpc.Stre
 	return nil
 }
 
+// unaryValid refuses messages that are none or break their own rules.
+func (s *Server) unaryValid(ctx context.Context, r any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+	if err := s.valid(r); err != nil {
+		return nil, err
+	}
+	return h(ctx, r)
+}
+
+// streamValid is unaryValid for streams.
+func (s *Server) streamValid(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+	return h(srv, &validStream{stream, s})
+}
+
+type validStream struct {
+	grpc.ServerStream
+	server *Server
+}
+
+func (s *validStream) RecvMsg(m any) error {
+	if err := s.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	return s.server.valid(m)
+}
+
+func (s *Server) valid(m any) error {
+	message, ok := m.(proto.Message)
+	switch {
+	case !ok:
+		return nil
+	case isUndecodable(message):
+		return errMalformed
+	}
+	if _, execute := m.(*kigov1.ExecuteRequest); execute {
+		return nil // Execute validates for itself, the same way for gRPC and HTTP
+	}
+	return validateMessage(s.validator, message)
+}
+
 // isWork says that a gRPC method counts against the limit of calls. Health and
 // reflection do not: a busy server is not an unhealthy one.
 func isWork(method string) bool {
@@ -134,9 +171,6 @@ func (s *Server) statusError(err error) error {
 
 // failure is failureOf for an error that has come out of a handler.
 func (s *Server) failure(err error) failure {
-	if invalid, ok := violationsIn(err); ok {
-		err = invalid
-	}
 	f := failureOf(err)
 	if f.isServerFault() && !errors.As(err, new(panicError)) {
 		s.cfg.Log.Error().Err(err).Str("reason", f.reason).Msg("a call failed on the server's side")

@@ -64,7 +64,7 @@ func TestConfigIsChecked(t *testing.T) {
 	if err == nil {
 		t.Fatal("an empty configuration was accepted")
 	}
-	for _, name := range []string{"GRPCAddress", "MaxStreams", "MaxMessageBytes", "KeepaliveTime", "DrainTimeout", "StepLimit", "DrainDelay"} {
+	for _, name := range []string{"GRPCAddress", "MaxStreams", "MaxMessageBytes", "KeepaliveTime", "DrainTimeout", "DrainDelay"} {
 		if !strings.Contains(err.Error(), name) {
 			t.Errorf("the error does not name %s: %v", name, err)
 		}

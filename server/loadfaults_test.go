@@ -1,17 +1,13 @@
 package server_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,147 +15,9 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"kigo/engine"
-	"kigo/engine/gguf"
 	kigov1 "kigo/proto/kigo/v1"
 	"kigo/server"
 )
-
-// badModels are files that no load survives, with what Load says of them.
-func badModels(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	whole, err := os.ReadFile(smallModel(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	file, err := gguf.Parse(bytes.NewReader(whole), int64(len(whole)), gguf.Limits{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	bad := map[string]string{}
-	put := func(name, want string, content []byte) {
-		writeFile(t, dir, name, string(content))
-		bad[name] = want
-	}
-	// changed has bytes at an offset written over.
-	changed := func(at int64, b ...byte) []byte {
-		c := slices.Clone(whole)
-		copy(c[at:], b)
-		return c
-	}
-	made := func(name, want string, edit func(*smallParts)) {
-		if err := os.Rename(smallModelWith(t, 1, edit), filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
-		bad[name] = want
-	}
-	data := func(tensor string) int64 {
-		x, ok := file.Tensor(tensor)
-		if !ok {
-			t.Fatalf("no tensor %q", tensor)
-		}
-		return x.Offset
-	}
-	// The type stands after the name, the number of dimensions and the one
-	// dimension that a norm has.
-	norm := int64(bytes.Index(whole, []byte("output_norm.weight"))) + int64(len("output_norm.weight")) + 4 + 8
-
-	put("empty", "DataLoss FILE_TRUNCATED", nil)
-	put("text", "InvalidArgument INVALID_FILE", []byte("not a model at all, but long enough to be one"))
-	put("cut in the header", "DataLoss FILE_TRUNCATED", whole[:1000])
-	put("cut in the data", "DataLoss FILE_TRUNCATED", whole[:len(whole)-1000])
-	put("version 99", "InvalidArgument UNSUPPORTED_FILE", changed(4, 99))
-	put("more metadata than bytes", "DataLoss FILE_TRUNCATED", changed(16, 0, 0, 1))
-	put("an unknown format", "Unimplemented UNSUPPORTED_QUANTIZATION", changed(norm, 77))
-	put("a norm that is NaN", "InvalidArgument INVALID_MODEL",
-		changed(data("output_norm.weight"), binary.LittleEndian.AppendUint32(nil, math.Float32bits(float32(math.NaN())))...))
-	put("an infinite scale", "InvalidArgument INVALID_MODEL", changed(data("blk.0.ffn_up.weight"), 0, 0x7c))
-	made("another architecture", "Unimplemented UNSUPPORTED_MODEL", func(p *smallParts) {
-		p.set("general.architecture", gguf.ValueOf("perceptron"))
-	})
-	made("another tokenizer", "Unimplemented UNSUPPORTED_TOKENIZER", func(p *smallParts) {
-		p.set("tokenizer.ggml.model", gguf.ValueOf("abacus"))
-	})
-	made("a word for a number", "InvalidArgument INVALID_MODEL", func(p *smallParts) {
-		p.set("llama.block_count", gguf.ValueOf("two"))
-	})
-	made("no heads", "InvalidArgument INVALID_MODEL", func(p *smallParts) {
-		p.set("llama.attention.head_count", gguf.ValueOf(uint32(0)))
-	})
-	made("a vocabulary without types", "InvalidArgument INVALID_VOCABULARY", func(p *smallParts) {
-		p.set("tokenizer.ggml.token_type", gguf.ArrayOf([]int32{1}))
-	})
-	made("merges of what is not there", "InvalidArgument INVALID_VOCABULARY", func(p *smallParts) {
-		p.set("tokenizer.ggml.merges", gguf.ArrayOf([]string{"qqqq zzzz"}))
-	})
-	made("a tensor that is missing", "InvalidArgument INVALID_MODEL", func(p *smallParts) {
-		p.tensors = p.tensors[:len(p.tensors)-1]
-	})
-	made("a matrix of another shape", "InvalidArgument INVALID_MODEL", func(p *smallParts) {
-		p.tensors[0].Dims = []uint64{32, 2048}
-	})
-	made("larger than the machine", "ResourceExhausted DOES_NOT_FIT", func(p *smallParts) {
-		// 876 GB, which take no place on the disk.
-		const layers, hidden = 4096, 1 << 20
-		p.sparse = true
-		p.set("llama.block_count", gguf.ValueOf(uint32(layers)))
-		p.set("llama.feed_forward_length", gguf.ValueOf(uint32(hidden)))
-		var tensors []gguf.Tensor
-		for _, x := range p.tensors {
-			name, isLayer := strings.CutPrefix(x.Name, "blk.0.")
-			if !isLayer && strings.HasPrefix(x.Name, "blk.") {
-				continue
-			}
-			x.Dims = slices.Clone(x.Dims)
-			for j, d := range x.Dims {
-				if d == 128 {
-					x.Dims[j] = hidden
-				}
-			}
-			if !isLayer {
-				tensors = append(tensors, x)
-				continue
-			}
-			for i := range layers {
-				x.Name = fmt.Sprintf("blk.%d.%s", i, name)
-				tensors = append(tensors, x)
-			}
-		}
-		p.tensors = tensors
-	})
-	return bad
-}
-
-// Every file that cannot be loaded is refused by its own name, and the model
-// that is there goes on, with the streams that run.
-func TestBadFilesLeaveTheOldModelServing(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	bad := badModels(t, dir)
-	e := newEngine(t, func(c *engine.Config) { c.MaxContext = 512 })
-	loadFile(t, e, smallModel(t))
-	f := start(t, nil, e, func(c *server.Config) { c.ModelDir = dir })
-	alone := f.mustExecute(t, historyRequest("x", 30, 1))
-	before := e.Status()
-	for name, want := range bad {
-		var all sync.WaitGroup
-		for range 2 { // beside the load
-			all.Go(func() {
-				if got, err := f.execute(t, historyRequest("x", 30, 1)); err != nil || !sameStream(got, alone) {
-					t.Errorf("%s: a stream beside it ended with %v", name, err)
-				}
-			})
-		}
-		_, _, err := f.load(t, &kigov1.LoadRequest{Path: name, Name: ptr("bad"), Replace: ptr(true)})
-		if got := outcome(err); got != want {
-			t.Errorf("%s: %s, want %s: %v", name, got, want, err)
-		}
-		if bytes.Contains([]byte(fmt.Sprint(err)), []byte(dir)) {
-			t.Errorf("%s: the error names the folder: %v", name, err)
-		}
-		all.Wait()
-		f.stillServes(t, name, alone, before)
-	}
-}
 
 // stillServes checks that the model of before is in service, alone on the
 // device, and says what it said.
@@ -401,7 +259,12 @@ func TestLoadsComeAndGo(t *testing.T) {
 		loads = 1000
 	}
 	dir := t.TempDir()
-	bad := badModels(t, dir)
+	bad := map[string]string{}
+	for i, c := range badFiles(t) {
+		name := fmt.Sprintf("%d %s", i, c.name)
+		writeFile(t, dir, name, string(c.data))
+		bad[name] = c.code.String() + " " + c.reason
+	}
 	same := smallModel(t)
 	if err := os.Link(same, filepath.Join(dir, "same.gguf")); err != nil {
 		t.Fatal(err)

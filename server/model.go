@@ -64,6 +64,12 @@ func (s *modelService) Load(r *kigov1.LoadRequest, stream grpc.ServerStreamingSe
 				// A client that cannot be reached any more has cancelled ctx.
 				sendErr = stream.Send(loadProgress(p))
 			}
+		case <-s.server.stopping.Done():
+			// The load has been told to end long ago: it is stuck.
+			if failure := failureIn(s.server.backend.Status()); failure != nil {
+				return failure
+			}
+			return errStopping
 		case res := <-done:
 			if res.err != nil {
 				if cause := context.Cause(ctx); cause != nil {

@@ -2,24 +2,22 @@ package server
 
 import (
 	"context"
+	"errors"
 	"sync"
-	"time"
 
 	"kigo/engine"
 )
 
 // verdict is what probes are told.
 type verdict struct {
-	live  bool // not failed, and steps advance while there is work
+	live  bool // not failed; a step that does not end is a failure, too
 	ready bool // a token has been generated since the load, and work is taken
 }
 
 // probe turns the engine's state into verdicts. It never waits for the device:
 // the engine answers from a snapshot, and a verdict costs a comparison.
 type probe struct {
-	engine    backend
-	stepLimit time.Duration
-	now       func() time.Time
+	engine backend
 
 	mu       sync.Mutex
 	draining bool
@@ -27,8 +25,8 @@ type probe struct {
 	changed  chan struct{} // closed when last changes, then replaced
 }
 
-func newProbe(b backend, stepLimit time.Duration, now func() time.Time) *probe {
-	p := &probe{engine: b, stepLimit: stepLimit, now: now, changed: make(chan struct{})}
+func newProbe(b backend) *probe {
+	p := &probe{engine: b, changed: make(chan struct{})}
 	p.verdict()
 	return p
 }
@@ -46,22 +44,15 @@ func (p *probe) watch() (verdict, <-chan struct{}) {
 	defer p.mu.Unlock()
 	st := p.engine.Status()
 	v := verdict{
-		live:  st.State != engine.StateFailed && !p.hung(st),
+		live:  st.State != engine.StateFailed,
 		ready: st.State == engine.StateReady && !p.draining,
 	}
-	v.ready = v.ready && v.live
 	if v != p.last {
 		p.last = v
 		close(p.changed)
 		p.changed = make(chan struct{})
 	}
 	return v, p.changed
-}
-
-// hung says that the step now running takes too long. A full queue is not a
-// hang: its steps advance.
-func (p *probe) hung(st engine.Status) bool {
-	return !st.BusySince.IsZero() && p.now().Sub(st.BusySince) > p.stepLimit
 }
 
 // drain makes the server unready for good.
@@ -79,24 +70,33 @@ func (p *probe) isDraining() bool {
 	return p.draining
 }
 
-// run brings the verdict up to date at each change of the engine's state, and
-// often enough to see a hung step, until ctx ends. It returns early, with
-// [engine.ErrDeviceLost], when the engine has failed.
+// run brings the verdict up to date at each change of the engine's state until
+// ctx ends. It returns early, with an [engine.ErrFatal], when the engine has
+// failed.
 func (p *probe) run(ctx context.Context) error {
-	tick := time.NewTicker(min(p.stepLimit/4, time.Second))
-	defer tick.Stop()
 	for {
 		// Before the state is read, so that no change falls between.
 		changed := p.engine.Changed()
 		p.verdict()
-		if p.engine.Status().State == engine.StateFailed {
-			return engine.ErrDeviceLost
+		if err := failureIn(p.engine.Status()); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
-		case <-tick.C:
 		}
 	}
+}
+
+// failureIn is why the device cannot be used any more, an [engine.ErrFatal]; nil
+// while it can.
+func failureIn(st engine.Status) error {
+	if st.State != engine.StateFailed {
+		return nil
+	}
+	if errors.Is(st.Failure, engine.ErrFatal) {
+		return st.Failure
+	}
+	return engine.ErrFatal
 }

@@ -1,8 +1,8 @@
 package server
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -59,7 +59,7 @@ func TestProbeVerdicts(t *testing.T) {
 		{engine.StateDraining, verdict{live: true}},
 		{engine.StateFailed, verdict{}},
 	} {
-		p := newProbe(newStatusBackend(c.state), time.Minute, time.Now)
+		p := newProbe(newStatusBackend(c.state))
 		if got := p.verdict(); got != c.want {
 			t.Errorf("state %d: %+v, want %+v", c.state, got, c.want)
 		}
@@ -70,66 +70,45 @@ func TestProbeVerdicts(t *testing.T) {
 	}
 }
 
-// A step that does not end is seen without anyone asking, and steps that
-// advance under a full queue are no hang.
-func TestProbeSeesAHungStep(t *testing.T) {
+func TestProbeReportsAFailedDevice(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		b := newStatusBackend(engine.StateReady)
-		p := newProbe(b, 10*time.Second, time.Now)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- p.run(ctx) }()
-
-		// An hour of saturation: every step takes nine seconds.
-		for range 400 {
-			b.set(func(s *engine.Status) { s.BusySince, s.Waiting = time.Now(), 1000 })
-			time.Sleep(9 * time.Second)
-			if v := p.verdict(); !v.live || !v.ready {
-				t.Fatalf("saturation was taken for a hang: %+v", v)
+	for _, c := range []struct{ failure, want error }{
+		{engine.ErrDeviceFault, engine.ErrDeviceFault},
+		{fmt.Errorf("%w: launch", engine.ErrDeviceHung), engine.ErrDeviceHung},
+		{engine.ErrDeviceLost, engine.ErrDeviceLost},
+		{nil, engine.ErrFatal},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newStatusBackend(engine.StateReady)
+			p := newProbe(b)
+			done := make(chan error, 1)
+			go func() { done <- p.run(t.Context()) }()
+			synctest.Wait()
+			_, changed := p.watch()
+			begun := time.Now()
+			b.set(func(s *engine.Status) { s.State, s.Failure = engine.StateFailed, c.failure })
+			if err := <-done; !errors.Is(err, c.want) {
+				t.Errorf("the probe ended with %v, want %v", err, c.want)
 			}
-		}
-
-		b.set(func(s *engine.Status) { s.BusySince = time.Now() })
-		_, changed := p.watch()
-		begun := time.Now()
-		<-changed
-		if v := p.verdict(); v.live || v.ready {
-			t.Errorf("a hung step: %+v", v)
-		}
-		if d := time.Since(begun); d < 10*time.Second || d > 11*time.Second+time.Millisecond {
-			t.Errorf("a hung step was seen after %v", d)
-		}
-
-		// It ends after all.
-		_, changed = p.watch()
-		b.set(func(s *engine.Status) { s.BusySince = time.Time{} })
-		<-changed
-		if v := p.verdict(); !v.live || !v.ready {
-			t.Errorf("after the step has ended: %+v", v)
-		}
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("the probe ended with %v", err)
-		}
-	})
+			<-changed
+			if v := p.verdict(); v.live || v.ready {
+				t.Errorf("a failed device: %+v", v)
+			}
+			if d := time.Since(begun); d != 0 {
+				t.Errorf("a failed device was seen after %v", d)
+			}
+		})
+	}
 }
 
-func TestProbeReportsALostDevice(t *testing.T) {
+// A device that is busy for long, under a full queue, is neither dead nor
+// unready.
+func TestProbeIsCalmUnderLoad(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		b := newStatusBackend(engine.StateReady)
-		p := newProbe(b, time.Hour, time.Now)
-		done := make(chan error, 1)
-		go func() { done <- p.run(t.Context()) }()
-		synctest.Wait()
-		begun := time.Now()
-		b.set(func(s *engine.Status) { s.State = engine.StateFailed })
-		if err := <-done; !errors.Is(err, engine.ErrDeviceLost) {
-			t.Errorf("the probe ended with %v", err)
-		}
-		if d := time.Since(begun); d != 0 {
-			t.Errorf("a lost device was seen after %v", d)
-		}
-	})
+	b := newStatusBackend(engine.StateReady)
+	p := newProbe(b)
+	b.set(func(s *engine.Status) { s.BusySince, s.Waiting = time.Now().Add(-time.Hour), 1000 })
+	if v := p.verdict(); !v.live || !v.ready {
+		t.Errorf("%+v", v)
+	}
 }

@@ -9,58 +9,31 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/encoding/proto"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 )
 
-// How a call's request message comes in. gRPC answers a message that its codec
-// refuses by itself, as INTERNAL and without a reason, and waits for one that
-// never comes for as long as the connection lives.
-
-// received is a message that may turn out to be undecodable. The codec keeps
-// the error here, for the caller to be told in our own words.
-type received struct {
-	message any
-	err     error
-}
-
-// codec is the codec of protobuf messages, which knows received.
-type codec struct{ encoding.CodecV2 }
-
-func newCodec() codec { return codec{encoding.GetCodecV2(proto.Name)} }
-
-// Unmarshal decodes data into v, which gRPC has from whoever receives.
-func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	if r, ok := v.(*received); ok {
-		r.err = c.CodecV2.Unmarshal(data, r.message)
-		return nil
-	}
-	return c.CodecV2.Unmarshal(data, v)
-}
+// How a call's request message comes in. gRPC itself waits for one that never
+// comes as long as the connection lives.
 
 // receive waits for a call's only request message, as long as HTTP waits for a
 // body. The caller ends the call when it fails, which ends recv.
 func (s *Server) receive(recv func(any) error, message any) error {
-	r := &received{message: message}
 	done := make(chan error, 1)
-	s.work.Go(func() { done <- recv(r) })
+	s.work.Go(func() { done <- recv(message) })
 	patience := time.NewTimer(s.cfg.ConnectionTimeout)
 	defer patience.Stop()
 	select {
 	case err := <-done:
-		return receiveError(err, r)
+		return receiveError(err)
 	case <-patience.C:
 		return fmt.Errorf("the request has not arrived within %v: %w", s.cfg.ConnectionTimeout, context.DeadlineExceeded)
 	}
 }
 
-// receiveError blames the client for a message that cannot be taken.
-func receiveError(err error, r *received) error {
+// receiveError blames the client for what is no request. gRPC has answered it
+// then, without our words; log and metrics have them.
+func receiveError(err error) error {
 	switch {
-	case err == nil && r.err != nil:
-		return errMalformed // without the codec's words, which may quote the message
 	case err == nil, errors.Is(err, io.EOF):
 		return err
 	case status.Code(err) == codes.Internal:
@@ -85,8 +58,7 @@ type requestStream struct {
 
 func (s *requestStream) RecvMsg(m any) error {
 	if s.several {
-		r := &received{message: m}
-		return receiveError(s.ServerStream.RecvMsg(r), r)
+		return receiveError(s.ServerStream.RecvMsg(m))
 	}
 	if err := s.server.receive(s.ServerStream.RecvMsg, m); err != nil {
 		return err

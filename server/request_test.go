@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -136,106 +135,6 @@ func TestLesson_EveryFieldReachesTheEngine(t *testing.T) {
 	}
 }
 
-// invalidExecute is one way to spoil a request for "a".
-type invalidExecute struct {
-	name   string
-	set    func(*kigov1.ExecuteRequest)
-	fields []string // that the answer names
-}
-
-// invalidExecutes is what the API's own rules refuse.
-func invalidExecutes() []invalidExecute {
-	nan, inf := float32(math.NaN()), float32(math.Inf(1))
-	sampling := func(set func(*kigov1.Sampling)) func(*kigov1.ExecuteRequest) {
-		return func(r *kigov1.ExecuteRequest) { set(r.GetSampling()) }
-	}
-	many := make([]*kigov1.LogitBias, 1025)
-	for i := range many {
-		many[i] = &kigov1.LogitBias{Token: int32(i)}
-	}
-	return []invalidExecute{
-		{"no prompt", func(r *kigov1.ExecuteRequest) { r.Prompt = nil }, []string{"prompt"}},
-		{"empty text", func(r *kigov1.ExecuteRequest) { r.Prompt = &kigov1.ExecuteRequest_Text{} }, []string{"text"}},
-		{"no messages", func(r *kigov1.ExecuteRequest) { r.Prompt = &kigov1.ExecuteRequest_Chat{Chat: &kigov1.Chat{}} }, []string{"chat.messages"}},
-		{"no role", func(r *kigov1.ExecuteRequest) {
-			r.Prompt = &kigov1.ExecuteRequest_Chat{Chat: &kigov1.Chat{Messages: []*kigov1.ChatMessage{{Content: "x"}}}}
-		}, []string{"chat.messages[0].role"}},
-		{"no ids", func(r *kigov1.ExecuteRequest) { r.Prompt = &kigov1.ExecuteRequest_Tokens{Tokens: &kigov1.TokenIds{}} }, []string{"tokens.ids"}},
-		{"id -1", func(r *kigov1.ExecuteRequest) {
-			r.Prompt = &kigov1.ExecuteRequest_Tokens{Tokens: &kigov1.TokenIds{Ids: []int32{1, -1}}}
-		}, []string{"tokens.ids[1]"}},
-		{"max_tokens 0", func(r *kigov1.ExecuteRequest) { r.MaxTokens = ptr[int32](0) }, []string{"max_tokens"}},
-		{"max_tokens -1", func(r *kigov1.ExecuteRequest) { r.MaxTokens = ptr[int32](-1) }, []string{"max_tokens"}},
-		{"17 stop strings", func(r *kigov1.ExecuteRequest) { r.Stop = slices.Repeat([]string{"x"}, 17) }, []string{"stop"}},
-		{"empty stop string", func(r *kigov1.ExecuteRequest) { r.Stop = []string{"x", ""} }, []string{"stop[1]"}},
-		{"long stop string", func(r *kigov1.ExecuteRequest) { r.Stop = []string{strings.Repeat("x", 257)} }, []string{"stop[0]"}},
-		{"17 stop ids", func(r *kigov1.ExecuteRequest) { r.StopIds = make([]int32, 17) }, []string{"stop_ids"}},
-		{"stop id -1", func(r *kigov1.ExecuteRequest) { r.StopIds = []int32{-1} }, []string{"stop_ids[0]"}},
-		{"logprobs", func(r *kigov1.ExecuteRequest) { r.Logprobs = ptr[int32](21) }, []string{"logprobs"}},
-		{"n 0", func(r *kigov1.ExecuteRequest) { r.N = ptr[int32](0) }, []string{"n"}},
-		{"correlation id", func(r *kigov1.ExecuteRequest) { r.CorrelationId = ptr("a b") }, []string{"correlation_id"}},
-		{"empty correlation id", func(r *kigov1.ExecuteRequest) { r.CorrelationId = ptr("") }, []string{"correlation_id"}},
-		{"long correlation id", func(r *kigov1.ExecuteRequest) { r.CorrelationId = ptr(strings.Repeat("a", 65)) }, []string{"correlation_id"}},
-		{"resume grace", func(r *kigov1.ExecuteRequest) { r.ResumeGrace = durationpb.New(-time.Second) }, []string{"resume_grace"}},
-		{"NaN", sampling(func(s *kigov1.Sampling) { s.Temperature = &nan }), []string{"sampling.temperature"}},
-		{"infinite", sampling(func(s *kigov1.Sampling) { s.Temperature = &inf }), []string{"sampling.temperature"}},
-		{"negative", sampling(func(s *kigov1.Sampling) { s.Temperature = ptr[float32](-0.1) }), []string{"sampling.temperature"}},
-		{"top_k", sampling(func(s *kigov1.Sampling) { s.TopK = ptr[int32](-1) }), []string{"sampling.top_k"}},
-		{"top_p 0", sampling(func(s *kigov1.Sampling) { s.TopP = ptr[float32](0) }), []string{"sampling.top_p"}},
-		{"top_p 1.1", sampling(func(s *kigov1.Sampling) { s.TopP = ptr[float32](1.1) }), []string{"sampling.top_p"}},
-		{"typical_p", sampling(func(s *kigov1.Sampling) { s.TypicalP = &nan }), []string{"sampling.typical_p"}},
-		{"min_p", sampling(func(s *kigov1.Sampling) { s.MinP = ptr[float32](2) }), []string{"sampling.min_p"}},
-		{"repetition", sampling(func(s *kigov1.Sampling) { s.RepetitionPenalty = ptr[float32](0) }), []string{"sampling.repetition_penalty"}},
-		{"presence", sampling(func(s *kigov1.Sampling) { s.PresencePenalty = ptr[float32](3) }), []string{"sampling.presence_penalty"}},
-		{"frequency", sampling(func(s *kigov1.Sampling) { s.FrequencyPenalty = ptr[float32](-3) }), []string{"sampling.frequency_penalty"}},
-		{"last n", sampling(func(s *kigov1.Sampling) { s.PenaltyLastN = ptr[int32](-2) }), []string{"sampling.penalty_last_n"}},
-		{"1,025 biases", sampling(func(s *kigov1.Sampling) { s.LogitBias = many }), []string{"sampling.logit_bias"}},
-		{"bias", sampling(func(s *kigov1.Sampling) { s.LogitBias = []*kigov1.LogitBias{{Token: -1, Value: 101}} }),
-			[]string{"sampling.logit_bias[0].token", "sampling.logit_bias[0].value"}},
-		{"bias twice", sampling(func(s *kigov1.Sampling) { s.LogitBias = []*kigov1.LogitBias{{Token: 1}, {Token: 1}} }), []string{"sampling.logit_bias"}},
-		{"min_tokens", sampling(func(s *kigov1.Sampling) { s.MinTokens = ptr[int32](-1) }), []string{"sampling.min_tokens"}},
-	}
-}
-
-func TestValidationNamesEveryField(t *testing.T) {
-	t.Parallel()
-	b := newFake()
-	b.submit = func(context.Context, engine.Request) (server.TokenStream, error) {
-		t.Error("an invalid request has reached the engine")
-		return scripted("x"), nil
-	}
-	f := start(t, b, nil)
-
-	cases := invalidExecutes()
-	everything := &kigov1.ExecuteRequest{Sampling: &kigov1.Sampling{}}
-	var allFields []string
-	for _, c := range cases {
-		r := textRequest("a", 1)
-		c.set(r)
-		_, err := f.execute(t, r)
-		got := refusalOf(t, err)
-		fields := sorted(slices.Collect(maps.Keys(got.fields)))
-		if got.code != codes.InvalidArgument || got.reason != "INVALID_REQUEST" || !slices.Equal(fields, sorted(c.fields)) {
-			t.Errorf("%s: %v %s %v, want violations of %v", c.name, got.code, got.reason, got.fields, c.fields)
-		}
-		for field, description := range got.fields {
-			if description == "" {
-				t.Errorf("%s: %s has no description", c.name, field)
-			}
-		}
-	}
-	// All of them at once.
-	for _, name := range []string{"no prompt", "max_tokens -1", "empty stop string", "top_k", "min_p", "correlation id"} {
-		i := slices.IndexFunc(cases, func(c invalidExecute) bool { return c.name == name })
-		cases[i].set(everything)
-		allFields = append(allFields, cases[i].fields...)
-	}
-	_, err := f.execute(t, everything)
-	if got := refusalOf(t, err); !slices.Equal(sorted(slices.Collect(maps.Keys(got.fields))), sorted(allFields)) {
-		t.Errorf("all at once: %v, want %v", got.fields, allFields)
-	}
-}
-
 // The engine's own violations carry the API's names.
 func TestValidationByTheEngine(t *testing.T) {
 	t.Parallel()
@@ -287,19 +186,6 @@ func TestNotServedIsNamed(t *testing.T) {
 	r := textRequest("a", 1)
 	r.N, r.Priority, r.ResumeGrace = ptr[int32](1), ptr[int32](0), durationpb.New(0)
 	f.mustExecute(t, r)
-
-	if _, err := f.inference.Embed(t.Context(), &kigov1.EmbedRequest{
-		Inputs: []*kigov1.EmbedInput{{Input: &kigov1.EmbedInput_Text{Text: "a"}}},
-	}); refusalOf(t, err).code != codes.Unimplemented {
-		t.Errorf("Embed: %v", err)
-	}
-	stream, err := f.inference.Resume(t.Context(), &kigov1.ResumeRequest{RequestId: strings.Repeat("0", 32)})
-	if err == nil {
-		_, err = stream.Recv()
-	}
-	if refusalOf(t, err).code != codes.Unimplemented {
-		t.Errorf("Resume: %v", err)
-	}
 }
 
 // The other messages are validated, too, by the interceptor.
@@ -313,10 +199,6 @@ func TestValidationOfOtherCalls(t *testing.T) {
 		},
 		"input": func(ctx context.Context) error {
 			_, err := f.inference.Tokenize(ctx, &kigov1.TokenizeRequest{})
-			return err
-		},
-		"ids[0]": func(ctx context.Context) error {
-			_, err := f.inference.Detokenize(ctx, &kigov1.DetokenizeRequest{Ids: []int32{-5}})
 			return err
 		},
 		"name": func(ctx context.Context) error {

@@ -22,8 +22,8 @@ import (
 	kigov1 "kigo/proto/kigo/v1"
 )
 
-// failFlush is how long the streams of a lost device have to carry their last
-// status to the clients.
+// failFlush is how long the streams of a failed device have to carry their last
+// status to the clients, and each thing after them to end.
 const failFlush = 500 * time.Millisecond
 
 // Server serves one engine. Make it with [New], run it once with
@@ -78,7 +78,7 @@ func newServer(cfg Config, b backend) (*Server, error) {
 	s := &Server{
 		cfg:       cfg,
 		backend:   b,
-		probe:     newProbe(b, cfg.StepLimit, time.Now),
+		probe:     newProbe(b),
 		listeners: make([]net.Listener, listenerCount),
 		shutdown:  make(chan struct{}),
 		served:    make(chan struct{}),
@@ -107,12 +107,12 @@ func newServer(cfg Config, b backend) (*Server, error) {
 			continue
 		}
 		if s.listeners[i], err = listen(l.what, l.addr, l.anywhere, cfg.MaxConnections); err != nil {
-			s.release()
+			s.release(cfg.StopTimeout)
 			return nil, err
 		}
 	}
 	if s.tracing, err = newTracing(context.Background(), cfg.TracerProvider, cfg.Version); err != nil {
-		s.release()
+		s.release(cfg.StopTimeout)
 		return nil, err
 	}
 	return s, nil
@@ -139,11 +139,12 @@ func (s *Server) addr(i int) net.Addr {
 }
 
 // Serve serves until ctx ends, Shutdown is called, a listener fails or the
-// device is lost; then it says not ready, drains and stops, and waits for
-// every goroutine of the server. The error is nil after an orderly end, wraps
-// [engine.ErrDeviceLost] where the process should be replaced, or
-// [context.DeadlineExceeded] where streams had to be cut off. It may be called
-// once.
+// device fails; then it says not ready, drains and stops, and waits for every
+// goroutine of the server. The error is nil after an orderly end, wraps
+// [engine.ErrFatal] where the process should be replaced, or
+// [context.DeadlineExceeded] where streams had to be cut off. After a failure of
+// the device Serve returns within two seconds, and what is stuck in the device is
+// left behind. It may be called once.
 func (s *Server) Serve(ctx context.Context) error {
 	if s.used.Swap(true) {
 		return errors.New("server: Serve may be called once, and not after Close")
@@ -171,11 +172,12 @@ func (s *Server) Close() {
 		return
 	}
 	defer close(s.served)
-	s.release()
+	s.release(s.cfg.StopTimeout)
 }
 
-// release closes what New has opened. It may be called again.
-func (s *Server) release() {
+// release closes what New has opened, and sends the last traces within patience.
+// It may be called again.
+func (s *Server) release(patience time.Duration) {
 	s.refuse()
 	s.stop()
 	for _, l := range s.listeners {
@@ -185,7 +187,7 @@ func (s *Server) release() {
 	}
 	s.models.close()
 	if s.tracing != nil {
-		flush, cancel := context.WithTimeout(context.Background(), s.cfg.StopTimeout)
+		flush, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := s.tracing.shutdown(flush); err != nil {
 			s.cfg.Log.Warn().Err(err).Msg("the last traces were not sent")
@@ -194,7 +196,6 @@ func (s *Server) release() {
 }
 
 func (s *Server) serve(ctx context.Context) error {
-	defer s.release()
 	grpcServer, adminServer, healthServer, httpServer := s.grpcServer(), s.adminServer(), s.healthServer(), s.httpServer()
 
 	// One goroutine for each listener and one for the probe; each reports once.
@@ -227,27 +228,61 @@ func (s *Server) serve(ctx context.Context) error {
 	case <-s.shutdown:
 	case err = <-ended:
 	}
-	if errors.Is(err, engine.ErrDeviceLost) {
+	if !errors.Is(err, engine.ErrFatal) {
+		err = errors.Join(err, s.drain(ended, httpServer, grpcServer, adminServer))
+	}
+	// The device may fail at any time, also while it is drained.
+	patience := s.cfg.StopTimeout
+	if failure := failureIn(s.backend.Status()); failure != nil {
+		err, patience = failure, failFlush
 		s.abandon(httpServer, grpcServer, adminServer)
-	} else {
-		err = errors.Join(err, s.drain(httpServer, grpcServer, adminServer))
 	}
 	// The probes last: until here they say why.
 	healthServer.Stop()
 	stopWatching()
-	running.Wait()
-	s.work.Wait()
+	if !within(patience, func() { running.Wait(); s.work.Wait() }) {
+		s.cfg.Log.Error().Msg("a call is stuck: it is left behind")
+		err = errors.Join(err, errStuck)
+	}
+	s.release(patience)
 	return err
+}
+
+// errStuck is a call that ends neither by itself nor with its context.
+var errStuck = errors.New("a call did not end")
+
+// within waits for f, at most so long; false if that was not enough.
+func within(patience time.Duration, f func()) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // drain ends the service in order: the probes say not ready, those who route
 // requests here get time to notice, the streams get time to end, then the
-// connections.
-func (s *Server) drain(h *http.Server, gs ...*grpc.Server) error {
+// connections. It ends early where something of ended makes all that pointless.
+func (s *Server) drain(ended <-chan error, h *http.Server, gs ...*grpc.Server) error {
 	s.probe.drain()
 	s.cfg.Log.Info().Dur("delay", s.cfg.DrainDelay).Msg("draining: not ready any more")
-	if s.cfg.DrainDelay > 0 {
-		time.Sleep(s.cfg.DrainDelay)
+	notice := time.NewTimer(s.cfg.DrainDelay)
+	defer notice.Stop()
+	select {
+	case <-notice.C:
+	case err := <-ended:
+		if errors.Is(err, engine.ErrFatal) {
+			return err
+		}
+		<-notice.C
 	}
 	s.refuse()
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
@@ -256,20 +291,23 @@ func (s *Server) drain(h *http.Server, gs ...*grpc.Server) error {
 	if drainErr != nil {
 		drainErr = fmt.Errorf("drain: %w", drainErr)
 	}
-	s.stopServers(s.cfg.StopTimeout, h, gs...)
+	if failureIn(s.backend.Status()) == nil {
+		s.stopServers(s.cfg.StopTimeout, h, gs...)
+	}
 	return drainErr
 }
 
-// abandon ends the service of a device that is lost: the engine has ended its
-// streams, and what is left is to carry that to the clients.
+// abandon ends the service of a device that has failed: the engine has ended
+// its streams, and what is left is to carry that to the clients.
 func (s *Server) abandon(h *http.Server, gs ...*grpc.Server) {
-	s.cfg.Log.Error().Str("reason", s.backend.Status().Reason).Msg("the device is lost: stopping")
+	s.cfg.Log.Error().Str("reason", s.backend.Status().Reason).Msg("the device has failed: stopping")
 	s.probe.drain()
 	s.refuse()
 	s.stopServers(failFlush, h, gs...)
 }
 
-// stopServers lets calls end for some time, and then ends them.
+// stopServers lets calls end for some time, and then ends them. A handler that
+// does not return even so is left behind.
 func (s *Server) stopServers(patience time.Duration, h *http.Server, gs ...*grpc.Server) {
 	s.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -287,7 +325,9 @@ func (s *Server) stopServers(patience time.Duration, h *http.Server, gs ...*grpc
 			_ = h.Close() // only the listeners' own errors, and they are gone
 		}
 	})
-	stopping.Wait()
+	if !within(2*patience, stopping.Wait) {
+		s.cfg.Log.Error().Msg("a handler is stuck: it is left behind")
+	}
 }
 
 // grpcServer serves everything, but for what has a listener of its own.

@@ -9,6 +9,7 @@ import (
 
 	"kigo/engine/gguf"
 	"kigo/engine/quant"
+	"kigo/engine/testenv"
 )
 
 // smallModel writes a model of the demo model's architecture that a test under
@@ -23,32 +24,10 @@ func smallModel(t testing.TB) string {
 // smallModelOf is smallModel with other weights for each seed.
 func smallModelOf(t testing.TB, seed uint64) string {
 	t.Helper()
-	return smallModelWith(t, seed, func(*smallParts) {})
-}
-
-// smallParts is what a small model's file is made of.
-type smallParts struct {
-	kvs     []gguf.KV
-	tensors []gguf.Tensor
-	sparse  bool // the weights are a hole in the file
-}
-
-// set changes a value of the metadata.
-func (p *smallParts) set(key string, v gguf.Value) {
-	for i := range p.kvs {
-		if p.kvs[i].Key == key {
-			p.kvs[i].Value = v
-		}
-	}
-}
-
-// smallModelWith is smallModelOf with parts that edit has changed.
-func smallModelWith(t testing.TB, seed uint64, edit func(*smallParts)) string {
-	t.Helper()
 	const (
 		vocab, width, hidden, heads, kvHeads, head = 1024, 64, 128, 2, 1, 32
 	)
-	source, err := os.Open(filepath.Join(modelDir(t), demoModel))
+	source, err := os.Open(testenv.Model(t, demoModel))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,20 +118,12 @@ func smallModelWith(t testing.TB, seed uint64, edit func(*smallParts)) string {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	parts := &smallParts{kvs: kvs, tensors: tensors}
-	edit(parts)
-	w, err := gguf.NewWriter(out, parts.kvs, parts.tensors)
+	w, err := gguf.NewWriter(out, kvs, tensors)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if parts.sparse {
-		if err := out.Truncate(w.File().Size); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
 	random := rand.New(rand.NewPCG(seed, 2))
-	for _, tensor := range parts.tensors {
+	for _, tensor := range tensors {
 		format, err := quant.Lookup(tensor.Type)
 		if err != nil {
 			t.Fatal(err)

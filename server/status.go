@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -56,9 +57,21 @@ var (
 // notServedError names the fields that ask for what this server does not do.
 type notServedError struct{ fields []string }
 
+const notServedReason = "is not served by this server"
+
 func (e *notServedError) Error() string {
 	return "not served: " + strings.Join(e.fields, ", ")
 }
+
+// streamError is an error that ends a stream after its started event: how many
+// tokens were generated until then is part of what the caller gets.
+type streamError struct {
+	error
+	generated int
+}
+
+// Unwrap returns the error itself.
+func (e *streamError) Unwrap() error { return e.error }
 
 // panicError is a panic that was caught; its stack is in the log.
 type panicError struct{}
@@ -99,7 +112,10 @@ var rules = []rule{
 	{engine.ErrDoesNotFit, codes.ResourceExhausted, "DOES_NOT_FIT", 0},
 	{engine.ErrDraining, codes.Unavailable, "SHUTTING_DOWN", time.Second},
 	{engine.ErrSlowReader, codes.ResourceExhausted, "SLOW_READER", 0},
+	{engine.ErrDeviceFault, codes.Unavailable, "DEVICE_FAULT", time.Second},
+	{engine.ErrDeviceHung, codes.Unavailable, "DEVICE_HUNG", time.Second},
 	{engine.ErrDeviceLost, codes.Unavailable, "DEVICE_LOST", time.Second},
+	{engine.ErrFatal, codes.Unavailable, "DEVICE_FAILED", time.Second},
 	{engine.ErrUnknownRequest, codes.NotFound, "REQUEST_NOT_FOUND", 0},
 	{engine.ErrUnloaded, codes.Unavailable, "MODEL_UNLOADED", 0},
 	{engine.ErrLoadInProgress, codes.FailedPrecondition, "LOAD_IN_PROGRESS", time.Second},
@@ -130,8 +146,21 @@ type failure struct {
 	metadata   map[string]string
 }
 
+// generatedTokens is the key of ErrorInfo.metadata that holds the number of
+// tokens that a stream had when it failed.
+const generatedTokens = "generated_tokens"
+
 // failureOf finds what err is to a caller. err is not nil.
 func failureOf(err error) failure {
+	f := kindOf(err)
+	var stream *streamError
+	if errors.As(err, &stream) {
+		f.metadata = map[string]string{generatedTokens: strconv.Itoa(stream.generated)}
+	}
+	return f
+}
+
+func kindOf(err error) failure {
 	var invalid *engine.InvalidError
 	if errors.As(err, &invalid) {
 		v := boundViolations(invalid.Violations)
@@ -144,7 +173,7 @@ func failureOf(err error) failure {
 	if errors.As(err, &notServed) {
 		f := failure{code: codes.Unimplemented, reason: "NOT_SERVED", message: publicText(notServed.Error())}
 		for _, field := range notServed.fields {
-			f.violations = append(f.violations, engine.Violation{Field: field, Reason: "is not served by this server"})
+			f.violations = append(f.violations, engine.Violation{Field: field, Reason: notServedReason})
 		}
 		return f
 	}
@@ -196,7 +225,7 @@ func (f failure) isServerFault() bool {
 	case codes.Internal, codes.Unknown, codes.DataLoss:
 		return true
 	}
-	return f.reason == "DEVICE_LOST"
+	return f.code == codes.Unavailable && strings.HasPrefix(f.reason, "DEVICE_")
 }
 
 // reasonOfCode is the code's own name in upper case: NOT_FOUND.

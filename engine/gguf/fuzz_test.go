@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"kigo/engine/gguf"
+	"kigo/engine/gguf/gguftest"
 )
 
 // FuzzParse: any bytes either give an error that wraps one of the sentinels, or a
@@ -17,8 +18,8 @@ func FuzzParse(f *testing.F) {
 	for _, name := range []string{"values.gguf", "version2.gguf", "big-endian.gguf", "nested.gguf"} {
 		f.Add(golden(f, name))
 	}
-	for _, c := range hostile {
-		f.Add([]byte(c.data))
+	for _, c := range gguftest.Hostile() {
+		f.Add([]byte(c.Data))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var file *gguf.File

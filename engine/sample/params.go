@@ -24,7 +24,7 @@ type Params struct {
 	PresencePenalty   float32 // [-2, 2]; 0 is off
 	FrequencyPenalty  float32 // [-2, 2]; 0 is off
 	PenaltyLastN      int     // how many latest tokens the penalties see; -1 is the whole context
-	LogitBias         []Bias  // added to the logits of single tokens; at most 1,024, each token once
+	LogitBias         []Bias  // added to the logits of single tokens; each token once
 	Seed              uint64  // the draw at a position depends on Seed and that position alone
 	MinTokens         int     // end-of-generation tokens are barred before this many tokens
 	IgnoreEnd         bool    // end-of-generation tokens are barred altogether
@@ -49,8 +49,8 @@ func Defaults() Params {
 	}
 }
 
-// MaxBiases bounds the number of logit biases.
-const MaxBiases = 1024
+// MaxBiases bounds the number of logit biases, whatever a caller allows.
+const MaxBiases = 1 << 12
 
 // Violation is one thing that is wrong with Params.
 type Violation struct {

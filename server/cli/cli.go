@@ -1,7 +1,8 @@
 // Package cli is the kigo command: one file a subcommand.
 //
 // Exit codes: 0 success, 1 failure (one sentence on standard error says why),
-// 2 a command line that makes no sense, 130 interrupted.
+// 2 a command line that makes no sense, 130 interrupted, and those of a device
+// that cannot be used any more (exit.go).
 package cli
 
 import (
@@ -14,13 +15,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-)
 
-const (
-	exitOK          = 0
-	exitFailure     = 1
-	exitUsage       = 2
-	exitInterrupted = 130
+	"kigo/engine"
 )
 
 // app is what a command may touch of the world; tests put in their own.
@@ -31,6 +27,10 @@ type app struct {
 	lookupEnv func(string) (string, bool)
 	// notify delivers interrupts (Ctrl-C) until the returned stop is called.
 	notify func() (interrupts <-chan os.Signal, stop func())
+	// newEngine opens what serve runs on; engine.New if nil.
+	newEngine func(engine.Config) (*engine.Engine, error)
+	// exit ends a process that cannot end by itself; nil leaves it as it is.
+	exit func(code int)
 }
 
 // Main runs the command line of the process and returns its exit code.
@@ -41,6 +41,7 @@ func Main() int {
 		stderr:    os.Stderr,
 		lookupEnv: os.LookupEnv,
 		notify:    notifyInterrupt,
+		exit:      os.Exit,
 	}
 	return a.run(context.Background(), os.Args[1:])
 }
@@ -66,16 +67,13 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if errors.As(err, &silent) {
 		return silent.code
 	}
-	fmt.Fprintf(a.stderr, "kigo: %s\n", escapeControls(describe(err)))
+	fmt.Fprintf(a.stderr, "kigo: %s\n", sentence(err))
 	var usage *usageError
 	if errors.As(err, &usage) {
 		fmt.Fprintf(a.stderr, "See '%s --help'.\n", cmd.CommandPath())
 		return exitUsage
 	}
-	if interrupted(err) {
-		return exitInterrupted
-	}
-	return exitFailure
+	return exitCode(err)
 }
 
 func (a *app) rootCommand() *cobra.Command {

@@ -36,13 +36,13 @@ func TestIdleConnections(t *testing.T) {
 	}
 	for _, protocol := range []struct {
 		name string
-		open func(t *testing.T, c *child) (net.Conn, error)
+		open func(t *testing.T, c *process) (net.Conn, error)
 	}{
-		{"gRPC", func(_ *testing.T, c *child) (net.Conn, error) { return openIdleGRPC(c.grpc) }},
-		{"HTTP", func(_ *testing.T, c *child) (net.Conn, error) { return openIdleHTTP(c.http) }},
+		{"gRPC", func(_ *testing.T, c *process) (net.Conn, error) { return openIdleGRPC(c.grpc) }},
+		{"HTTP", func(_ *testing.T, c *process) (net.Conn, error) { return openIdleHTTP(c.http) }},
 	} {
 		t.Run(protocol.name, func(t *testing.T) {
-			c := startChild(t, "--model", tinyModel(t), "--log-level", "info", "--keepalive-time", "1h", "--drain-delay", "0")
+			c := startProcess(t, "--model", tinyModel(t), "--log-level", "info", "--keepalive-time", "1h", "--drain-delay", "0")
 			c.expect(t, "ready")
 			open := func(n int) func() {
 				all := make([]net.Conn, n)
@@ -127,8 +127,8 @@ func openIdleHTTP(address string) (net.Conn, error) {
 	return conn, err
 }
 
-// memory is the child's resident memory in bytes, once it has settled.
-func (c *child) memory(t *testing.T) int {
+// memory is the process's resident memory in bytes, once it has settled.
+func (c *process) memory(t *testing.T) int {
 	t.Helper()
 	last := 0
 	for range 50 {
@@ -142,7 +142,7 @@ func (c *child) memory(t *testing.T) int {
 	return last
 }
 
-func (c *child) rss(t *testing.T) int {
+func (c *process) rss(t *testing.T) int {
 	t.Helper()
 	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", c.cmd.Process.Pid))
 	if err != nil {
@@ -155,8 +155,8 @@ func (c *child) rss(t *testing.T) int {
 	return pages * os.Getpagesize()
 }
 
-// descriptors counts the child's open files.
-func (c *child) descriptors(t *testing.T) int {
+// descriptors counts the process's open files.
+func (c *process) descriptors(t *testing.T) int {
 	t.Helper()
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.cmd.Process.Pid))
 	if err != nil {

@@ -74,8 +74,8 @@ func tinyModel(t *testing.T) string {
 	return path
 }
 
-// child is a `kigo serve` in a process of its own.
-type child struct {
+// process is a `kigo serve` in a process of its own.
+type process struct {
 	cmd        *exec.Cmd
 	grpc, http string // addresses
 
@@ -85,16 +85,16 @@ type child struct {
 	ended chan struct{} // closed when the log has ended
 }
 
-// startChild runs kigo serve on free ports. It is killed at the test's end if
+// startProcess runs kigo serve on free ports. It is killed at the test's end if
 // it has not ended by then.
-func startChild(t *testing.T, args ...string) *child {
+func startProcess(t *testing.T, args ...string) *process {
 	t.Helper()
 	kigo, err := buildKigo()
 	if err != nil {
 		t.Fatal(err)
 	}
 	args = append([]string{"serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--log-format", "json"}, args...)
-	c := &child{cmd: exec.Command(kigo, args...), grown: make(chan struct{}), ended: make(chan struct{})}
+	c := &process{cmd: exec.Command(kigo, args...), grown: make(chan struct{}), ended: make(chan struct{})}
 	stderr, err := c.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -127,14 +127,14 @@ func startChild(t *testing.T, args ...string) *child {
 	return c
 }
 
-func (c *child) log() []string {
+func (c *process) log() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.lines[:len(c.lines):len(c.lines)]
 }
 
 // expect waits for a message in the log.
-func (c *child) expect(t *testing.T, message string) map[string]any {
+func (c *process) expect(t *testing.T, message string) map[string]any {
 	t.Helper()
 	timeout := time.After(patience)
 	for seen := 0; ; {
@@ -158,7 +158,7 @@ func (c *child) expect(t *testing.T, message string) map[string]any {
 }
 
 // exit waits for the process and returns its exit code; -1 for a signal.
-func (c *child) exit(t *testing.T) int {
+func (c *process) exit(t *testing.T) int {
 	t.Helper()
 	select {
 	case <-c.ended:

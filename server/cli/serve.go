@@ -15,10 +15,6 @@ import (
 	"kigo/server"
 )
 
-// exitDevice is the exit code when the device is lost: a new process may have
-// more luck.
-const exitDevice = 70
-
 func (a *app) serveCommand() *cobra.Command {
 	var o *serveOptions
 	cmd := &cobra.Command{
@@ -45,11 +41,8 @@ a first token. It listens on this machine alone unless told otherwise.`,
 			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			err := serve(ctx, o)
-			if errors.Is(err, engine.ErrDeviceLost) {
-				fmt.Fprintf(a.stderr, "kigo: %s\n", escapeControls(err.Error()))
-				return &silentError{exitDevice}
-			}
+			err := a.serve(ctx, o)
+			o.terminationMessage(err)
 			return err
 		},
 	}
@@ -60,18 +53,23 @@ a first token. It listens on this machine alone unless told otherwise.`,
 }
 
 // serve runs a server until ctx ends.
-func serve(ctx context.Context, o *serveOptions) (err error) {
+func (a *app) serve(ctx context.Context, o *serveOptions) (err error) {
 	if o.model != "" {
 		// A path that is wrong should not cost a start.
 		if err := mustBeRegular(o.model); err != nil {
 			return err
 		}
 	}
-	e, err := engine.New(o.engine)
+	open := engine.New
+	if a.newEngine != nil {
+		open = a.newEngine
+	}
+	e, err := open(o.engine)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, e.Close()) }()
+	defer func() { err = errors.Join(err, closeWithin(e, 2*o.server.StopTimeout)) }()
+	defer a.whenFailed(e, o)()
 	s, err := server.New(o.server, e)
 	if err != nil {
 		return err
@@ -92,6 +90,9 @@ func serve(ctx context.Context, o *serveOptions) (err error) {
 	err = s.Serve(ctx)
 	failed := context.Cause(ctx)
 	cancel(nil)
+	if errors.Is(err, engine.ErrFatal) {
+		return err // a load may be stuck in the device
+	}
 	loading.Wait()
 	if failed != nil && !errors.Is(failed, context.Canceled) {
 		return failed

@@ -19,6 +19,7 @@ type serveOptions struct {
 	engine      engine.Config
 
 	noReflection        bool
+	terminationLog      string
 	logLevel, logFormat string
 }
 
@@ -39,13 +40,17 @@ func serveFlags(f *pflag.FlagSet) *serveOptions {
 	f.BoolVar(&s.Insecure, "insecure", false, "listen beyond loopback although nobody is asked who they are")
 	f.BoolVar(&o.noReflection, "no-reflection", false, "turn gRPC reflection off, which tells clients such as grpcurl what there is to call")
 
-	f.StringVar(&e.Device, "device", "auto", "what to run on: auto or cpu")
+	f.StringVar(&e.Device, "device", "auto", "what to run on: auto, cpu, cuda or cuda:N")
+	f.BoolVar(&e.DeviceChecks, "device-checks", false, "wait after every kernel, name the one that fails, look for NaNs; slow")
 	f.IntVar(&e.Threads, "threads", 0, "CPU threads; 0 means all cores")
 	f.BoolVar(&e.Reference, "reference", false, "run the slow and exact reference path")
 	f.BoolVar(&e.SkipVerify, "skip-verify", false, "load without proving that the device holds the file's bytes")
 	f.IntVar(&e.MaxContext, "max-context", 0, "tokens of one sequence at most; 0 means what the model was trained for")
 	f.IntVar(&e.MaxConcurrent, "max-concurrent", 8, "requests that generate at one time")
 	f.IntVar(&e.MaxQueue, "max-queue", 64, "requests that wait beyond those; 0 lets none wait")
+	f.IntVar(&e.MaxStops, "max-stops", 16, "stop strings of one request, and stop ids")
+	f.IntVar(&e.MaxStopBytes, "max-stop-bytes", 256, "size of a stop string")
+	f.IntVar(&e.MaxBiases, "max-biases", 1024, "logit biases of one request")
 	f.IntVar(&e.StreamBuffer, "stream-buffer", 64, "events held for a client that lags before its request pauses")
 	f.DurationVar(&e.SlowReader, "slow-reader", 2*time.Second, "how long a paused request keeps its place")
 
@@ -62,7 +67,8 @@ func serveFlags(f *pflag.FlagSet) *serveOptions {
 	f.DurationVar(&s.DrainDelay, "drain-delay", s.DrainDelay, "from SIGTERM to refusing work, for load balancers to notice")
 	f.DurationVar(&s.DrainTimeout, "drain-timeout", s.DrainTimeout, "for the requests under way to end")
 	f.DurationVar(&s.StopTimeout, "stop-timeout", s.StopTimeout, "for the connections to close after that")
-	f.DurationVar(&s.StepLimit, "step-limit", s.StepLimit, "a device step that takes longer counts as hung")
+	f.DurationVar(&e.StepLimit, "step-limit", time.Minute, "a device step that takes longer counts as hung, whatever earlier ones took")
+	f.StringVar(&o.terminationLog, "termination-log", "", "`file` that is told, in a sentence, why the server ended badly (default: none)")
 
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn, error or off")
 	f.StringVar(&o.logFormat, "log-format", "auto", "json, text, or auto: text at a terminal")

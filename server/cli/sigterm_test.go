@@ -53,7 +53,7 @@ func TestSIGTERMUnderLoad(t *testing.T) {
 		if endless > 0 {
 			drain = termDrain
 		}
-		c := startChild(t, "--model", model, "--drain-delay", termDelay.String(), "--drain-timeout", drain.String(),
+		c := startProcess(t, "--model", model, "--drain-delay", termDelay.String(), "--drain-timeout", drain.String(),
 			"--stop-timeout", termStop.String(), "--max-queue", "100")
 		c.expect(t, "ready")
 		conn, err := grpc.NewClient(c.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -266,7 +266,7 @@ func TestSIGTERMDuringLoad(t *testing.T) {
 	}
 	random := rand.New(rand.NewPCG(17, 18))
 	for round := range rounds {
-		c := startChild(t, "--model", modelPath(t, smolLM2), "--drain-delay", "0")
+		c := startProcess(t, "--model", modelPath(t, smolLM2), "--drain-delay", "0")
 		time.Sleep(time.Duration(random.IntN(200)) * time.Millisecond)
 		if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
@@ -282,7 +282,7 @@ func TestSecondSIGTERMEndsAtOnce(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the binary has no race detector in it: see the run without -short")
 	}
-	c := startChild(t, "--model-dir", t.TempDir(), "--drain-delay", "1h")
+	c := startProcess(t, "--model-dir", t.TempDir(), "--drain-delay", "1h")
 	for _, wait := range []string{"draining: not ready any more", ""} {
 		if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)

@@ -86,7 +86,8 @@ func (StopReason) EnumDescriptor() ([]byte, []int) {
 
 // ExecuteRequest asks for tokens. A field that is not set has the default that
 // its comment names. What the server cannot do is refused with UNIMPLEMENTED
-// that names the field; nothing is ignored.
+// that names the field, and what has no meaning beside the rest of the request
+// with INVALID_ARGUMENT; nothing is ignored.
 type ExecuteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of a loaded model. Default: the one that is loaded.
@@ -100,19 +101,22 @@ type ExecuteRequest struct {
 	//	*ExecuteRequest_Tokens
 	Prompt isExecuteRequest_Prompt `protobuf_oneof:"prompt"`
 	// Adds the begin and end tokens around `text` as the model's file says.
-	// Default true.
+	// Default true. Only with `text`: a template says itself what is special, and
+	// token ids are taken as they are.
 	AddSpecial *bool `protobuf:"varint,5,opt,name=add_special,json=addSpecial,proto3,oneof" json:"add_special,omitempty"`
 	// Recognises special tokens that are written out in `text`. Default false.
+	// Only with `text`.
 	ParseSpecial *bool `protobuf:"varint,6,opt,name=parse_special,json=parseSpecial,proto3,oneof" json:"parse_special,omitempty"`
 	// How the next token is chosen.
 	Sampling *Sampling `protobuf:"bytes,7,opt,name=sampling,proto3" json:"sampling,omitempty"`
 	// Tokens to generate at most. Default: as many as the context holds.
 	MaxTokens *int32 `protobuf:"varint,8,opt,name=max_tokens,json=maxTokens,proto3,oneof" json:"max_tokens,omitempty"`
 	// The generation ends before the first of these in the text; at most 16, of
-	// 1 to 256 bytes each. Default none.
+	// 1 to 256 bytes each, unless the server sets other limits. Default none.
 	Stop []string `protobuf:"bytes,9,rep,name=stop,proto3" json:"stop,omitempty"`
 	// The generation ends at any of these tokens, which are not sent; at most
-	// 16. Default none; the model's own end tokens always count.
+	// 16, unless the server sets another limit. Default none; the model's own end
+	// tokens always count.
 	StopIds []int32 `protobuf:"varint,10,rep,packed,name=stop_ids,json=stopIds,proto3" json:"stop_ids,omitempty"`
 	// Reports the logarithm of each generated token's probability, with this
 	// many alternatives, 0 to 20. Default: nothing is reported.
@@ -1126,7 +1130,7 @@ var File_kigo_v1_execute_proto protoreflect.FileDescriptor
 
 const file_kigo_v1_execute_proto_rawDesc = "" +
 	"\n" +
-	"\x15kigo/v1/execute.proto\x12\akigo.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14kigo/v1/prompt.proto\x1a\x16kigo/v1/sampling.proto\"\xb4\t\n" +
+	"\x15kigo/v1/execute.proto\x12\akigo.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14kigo/v1/prompt.proto\x1a\x16kigo/v1/sampling.proto\"\xb7\t\n" +
 	"\x0eExecuteRequest\x12#\n" +
 	"\x05model\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x02H\x01R\x05model\x88\x01\x01\x12\x1d\n" +
 	"\x04text\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01H\x00R\x04text\x12#\n" +
@@ -1137,10 +1141,10 @@ const file_kigo_v1_execute_proto_rawDesc = "" +
 	"\rparse_special\x18\x06 \x01(\bH\x03R\fparseSpecial\x88\x01\x01\x12-\n" +
 	"\bsampling\x18\a \x01(\v2\x11.kigo.v1.SamplingR\bsampling\x12+\n" +
 	"\n" +
-	"max_tokens\x18\b \x01(\x05B\a\xbaH\x04\x1a\x02(\x01H\x04R\tmaxTokens\x88\x01\x01\x12%\n" +
-	"\x04stop\x18\t \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\x10\"\ar\x05 \x01(\x80\x02R\x04stop\x12)\n" +
+	"max_tokens\x18\b \x01(\x05B\a\xbaH\x04\x1a\x02(\x01H\x04R\tmaxTokens\x88\x01\x01\x12'\n" +
+	"\x04stop\x18\t \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x80\b\"\br\x06 \x01(\x80\x80\x04R\x04stop\x12*\n" +
 	"\bstop_ids\x18\n" +
-	" \x03(\x05B\x0e\xbaH\v\x92\x01\b\x10\x10\"\x04\x1a\x02(\x00R\astopIds\x12*\n" +
+	" \x03(\x05B\x0f\xbaH\f\x92\x01\t\x10\x80\b\"\x04\x1a\x02(\x00R\astopIds\x12*\n" +
 	"\blogprobs\x18\v \x01(\x05B\t\xbaH\x06\x1a\x04\x18\x14(\x00H\x05R\blogprobs\x88\x01\x01\x127\n" +
 	"\x0fprompt_logprobs\x18\f \x01(\x05B\t\xbaH\x06\x1a\x04\x18\x14(\x00H\x06R\x0epromptLogprobs\x88\x01\x01\x12\x1d\n" +
 	"\x01n\x18\r \x01(\x05B\n" +

@@ -37,7 +37,8 @@ const (
 	HealthStatus_HEALTH_STATUS_READY HealthStatus = 3
 	// The server is shutting down and takes no new work.
 	HealthStatus_HEALTH_STATUS_DRAINING HealthStatus = 4
-	// The device is lost; the process should be replaced.
+	// The device cannot be used any more: it has failed, hangs or is gone. The
+	// process should be replaced.
 	HealthStatus_HEALTH_STATUS_FAILED HealthStatus = 5
 )
 
@@ -132,7 +133,7 @@ type HealthResponse struct {
 	Status HealthStatus `protobuf:"varint,1,opt,name=status,proto3,enum=kigo.v1.HealthStatus" json:"status,omitempty"`
 	// Why it is not ready, in words; empty when it is.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	// Not failed, and steps advance while there is work.
+	// Not failed: steps advance while there is work.
 	Live bool `protobuf:"varint,3,opt,name=live,proto3" json:"live,omitempty"`
 	// Requests are served.
 	Ready bool `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`

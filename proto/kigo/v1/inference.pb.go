@@ -92,9 +92,11 @@ type TokenizeRequest struct {
 	//	*TokenizeRequest_Raw
 	//	*TokenizeRequest_Chat
 	Input isTokenizeRequest_Input `protobuf_oneof:"input"`
-	// Adds the begin and end tokens as the model's file says. Default false.
+	// Adds the begin and end tokens as the model's file says. Default false. Not
+	// with `chat`, whose template says itself what is special.
 	AddSpecial *bool `protobuf:"varint,5,opt,name=add_special,json=addSpecial,proto3,oneof" json:"add_special,omitempty"`
 	// Recognises special tokens that are written out in the text. Default false.
+	// Not with `chat`.
 	ParseSpecial *bool `protobuf:"varint,6,opt,name=parse_special,json=parseSpecial,proto3,oneof" json:"parse_special,omitempty"`
 	// Reports each token's own bytes, too. Default false.
 	Pieces        *bool `protobuf:"varint,7,opt,name=pieces,proto3,oneof" json:"pieces,omitempty"`
@@ -288,7 +290,7 @@ type DetokenizeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of a loaded model. Default: the one that is loaded.
 	Model *string `protobuf:"bytes,1,opt,name=model,proto3,oneof" json:"model,omitempty"`
-	// The ids; there may be none.
+	// Ids of the model's own vocabulary; there may be none.
 	Ids []int32 `protobuf:"varint,2,rep,packed,name=ids,proto3" json:"ids,omitempty"`
 	// Writes special tokens out; false leaves them away. Default true.
 	Special       *bool `protobuf:"varint,3,opt,name=special,proto3,oneof" json:"special,omitempty"`
@@ -972,10 +974,10 @@ const file_kigo_v1_inference_proto_rawDesc = "" +
 	"\x10TokenizeResponse\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x10\n" +
 	"\x03ids\x18\x02 \x03(\x05R\x03ids\x12\x16\n" +
-	"\x06pieces\x18\x03 \x03(\fR\x06pieces\"\x8d\x01\n" +
+	"\x06pieces\x18\x03 \x03(\fR\x06pieces\"\x7f\n" +
 	"\x11DetokenizeRequest\x12#\n" +
-	"\x05model\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x02H\x00R\x05model\x88\x01\x01\x12\x1e\n" +
-	"\x03ids\x18\x02 \x03(\x05B\f\xbaH\t\x92\x01\x06\"\x04\x1a\x02(\x00R\x03ids\x12\x1d\n" +
+	"\x05model\x18\x01 \x01(\tB\b\xbaH\x05r\x03(\x80\x02H\x00R\x05model\x88\x01\x01\x12\x10\n" +
+	"\x03ids\x18\x02 \x03(\x05R\x03ids\x12\x1d\n" +
 	"\aspecial\x18\x03 \x01(\bH\x01R\aspecial\x88\x01\x01B\b\n" +
 	"\x06_modelB\n" +
 	"\n" +

@@ -50,14 +50,14 @@ type Sampling struct {
 	// How many of the latest tokens the three penalties see; -1 is the whole
 	// context. Default 64.
 	PenaltyLastN *int32 `protobuf:"varint,9,opt,name=penalty_last_n,json=penaltyLastN,proto3,oneof" json:"penalty_last_n,omitempty"`
-	// Added to the logits of single tokens; each token at most once. Default
-	// none.
+	// Added to the logits of single tokens; each token at most once, and at most
+	// 1,024, unless the server sets another limit. Default none.
 	LogitBias []*LogitBias `protobuf:"bytes,10,rep,name=logit_bias,json=logitBias,proto3" json:"logit_bias,omitempty"`
 	// The draw at a position depends on the seed and that position alone.
 	// Default: one that the server picks; the started event reports it.
 	Seed *uint64 `protobuf:"varint,11,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
 	// Tokens that end the generation are barred before this many tokens have
-	// been generated. Default 0.
+	// been generated, at most as many as may be. Default 0.
 	MinTokens *int32 `protobuf:"varint,12,opt,name=min_tokens,json=minTokens,proto3,oneof" json:"min_tokens,omitempty"`
 	// Tokens that end the generation are barred altogether. Default false.
 	IgnoreEnd     *bool `protobuf:"varint,13,opt,name=ignore_end,json=ignoreEnd,proto3,oneof" json:"ignore_end,omitempty"`
@@ -266,7 +266,7 @@ const file_kigo_v1_sampling_proto_rawDesc = "" +
 	"\n" +
 	"logit_bias\x18\n" +
 	" \x03(\v2\x12.kigo.v1.LogitBiasBj\xbaHg\xba\x01^\n" +
-	"\x1asampling.logit_bias.unique\x12!must name each token at most once\x1a\x1dthis.map(b, b.token).unique()\x92\x01\x03\x10\x80\bR\tlogitBias\x12\x17\n" +
+	"\x1asampling.logit_bias.unique\x12!must name each token at most once\x1a\x1dthis.map(b, b.token).unique()\x92\x01\x03\x10\x80 R\tlogitBias\x12\x17\n" +
 	"\x04seed\x18\v \x01(\x04H\tR\x04seed\x88\x01\x01\x12+\n" +
 	"\n" +
 	"min_tokens\x18\f \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\n" +
