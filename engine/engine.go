@@ -367,6 +367,20 @@ func (e *Engine) Close() error {
 	return e.dev.Close()
 }
 
+// streamsOf is a model's streams, or with nil all there are, also those that have
+// been admitted and that the owner has not seen yet.
+func (e *Engine) streamsOf(m *served) []*Stream {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var streams []*Stream
+	for _, s := range e.streams {
+		if m == nil || s.seq.model == m {
+			streams = append(streams, s)
+		}
+	}
+	return streams
+}
+
 // forget takes an ended stream off the books.
 func (e *Engine) forget(s *Stream) {
 	e.mu.Lock()
