@@ -11,7 +11,7 @@ PYTHON ?= python3
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X kigo/server/cli.version=$(VERSION)
-GO_FILES = $(shell find main.go engine server proto kernels -name '*.go' -o -name '*.s' 2>/dev/null)
+GO_FILES = $(shell find main.go engine server proto kernels -name '*.go' -o -name '*.s' -o -name '*.zst' 2>/dev/null)
 
 GOLANGCI_LINT_VERSION := v2.15.0
 GOVULNCHECK_VERSION := v1.9.0
@@ -50,6 +50,12 @@ test: models ## Everything that matters, in at most ten minutes on two cores
 test-long: models ## The full sizes of the tests that `make test` samples
 	KIGO_TEST_LONG=1 $(GO) test -timeout 120m ./...
 
+# A module of its own, so that Kubernetes' packages stay out of the server's go.mod.
+# Never from go's cache of results: what is tested lies outside of that module.
+.PHONY: test-deploy
+test-deploy: models-demo ## The container file and the manifests, with Kubernetes' own code
+	cd deploy/tests && $(GO) vet ./... && $(GO) test -count 1 $(TEST_FLAGS) ./...
+
 .PHONY: cover
 cover: models ## Test coverage of each package, and of all in .build/cover.html
 	@mkdir -p .build
@@ -71,18 +77,33 @@ lint: $(BIN)/golangci-lint check-generate ## Linters, import rules, the API's st
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
 	$(BIN)/golangci-lint run
+	cd deploy/tests && $(GO) mod tidy -diff && $(BIN)/golangci-lint run
 
 .PHONY: format
 format: $(BIN)/golangci-lint ## Format the Go code
 	$(BIN)/golangci-lint fmt
 
 .PHONY: generate
-generate: ## Make the Go code of the API from proto/
+generate: ## Make the Go code of the API from proto/, and of the kernels' parameters from kernels/params.h
 	proto/generate.sh
+	$(GO) run ./kernels/gen generate
 
 .PHONY: check-generate
 check-generate: ## Check the API: style, compatibility, and that the generated code is what proto/ says
 	proto/check.sh
+
+.PHONY: kernels
+kernels: ## Compile the GPU kernels that changed (FAMILY=, TARGET= for some); installs the compiler, 150 MB, once
+	@$(PYTHON) .make/cuda.py
+	$(GO) run ./kernels/gen build -family '$(FAMILY)' -target '$(TARGET)'
+
+.PHONY: kernels-info
+kernels-info: ## Registers, spills and memory of each kernel (FAMILY=, TARGET= for some)
+	@$(GO) run ./kernels/gen info -family '$(FAMILY)' -target '$(TARGET)'
+
+.PHONY: check-kernels
+check-kernels: ## Compile again the kernels that changed since main, and compare with what is committed
+	@GO='$(GO)' PYTHON='$(PYTHON)' kernels/check.sh
 
 .PHONY: models
 models: ## Fetch the models of the tests into models/ (650 MB to download, once)

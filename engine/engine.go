@@ -19,7 +19,7 @@ import (
 
 	"kigo/engine/chat"
 	"kigo/engine/device"
-	"kigo/engine/device/cpu"
+	"kigo/engine/device/devices"
 	"kigo/engine/load"
 	"kigo/engine/sample"
 	"kigo/engine/tokenizer"
@@ -27,7 +27,8 @@ import (
 
 // Config is fixed for an engine's life. Zero values stand for the defaults.
 type Config struct {
-	Device        string        // "auto" (the default) or "cpu"
+	Device        string        // "auto" (the default), "cpu", "cuda" or "cuda:N"
+	DeviceChecks  bool          // on a GPU: wait after every kernel and look for NaNs
 	Threads       int           // CPU worker threads; default: all cores
 	Reference     bool          // float32 weights and float64 sums on the CPU: slow, the oracle
 	MaxContext    int           // cap on the tokens of one sequence; default: the model's own
@@ -130,17 +131,15 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
-	switch cfg.Device {
-	case "", "auto", "cpu":
-	default:
-		return nil, fmt.Errorf("engine: device %.32q: this build has cpu", cfg.Device)
-	}
-	dev, err := cpu.New(cpu.Config{Threads: cfg.Threads, Reference: cfg.Reference})
+	dev, why, err := devices.Open(devices.Options{Name: cfg.Device, Threads: cfg.Threads, Reference: cfg.Reference, Checks: cfg.DeviceChecks})
 	if err != nil {
 		if failure := fatalError(err); failure != nil {
 			err = failure
 		}
-		return nil, fmt.Errorf("engine: cpu: %w", err)
+		return nil, fmt.Errorf("engine: %w", err)
+	}
+	if why != nil {
+		cfg.Log.Info().AnErr("gpu", why).Msg("no GPU: computing on the CPU")
 	}
 	return newEngine(cfg, dev), nil
 }

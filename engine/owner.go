@@ -232,7 +232,7 @@ func (o *owner) run(m *served, plan sched.Plan) {
 	case plan.Logits:
 		step.Logits = []int{plan.Rows - 1}
 	}
-	logits, err := o.execute(m, &step)
+	next, logits, err := o.execute(m, &step, q)
 	if o.givenUp {
 		return
 	}
@@ -247,8 +247,30 @@ func (o *owner) run(m *served, plan sched.Plan) {
 		e.cfg.Log.Error().Err(err).Str("model", m.info.Name).Int("rows", plan.Rows).Msg("step failed")
 		o.end(q, fmt.Errorf("%w: %w", ErrInternal, err))
 	default:
-		o.take(q, plan, logits, promptWanted)
+		o.take(q, plan, next, logits, promptWanted)
 	}
+}
+
+// perform runs a step. Where the largest logit decides, next is its token and the
+// logits stay on the device; otherwise, and without a sequence, next is -1.
+func (m *served) perform(step *device.Step, q *sequence) (next int32, logits []float32, err error) {
+	c, ok := m.exec.(device.Chooser)
+	if !ok || q == nil || len(step.Logits) != 1 {
+		logits, err = m.exec.Run(step)
+		return -1, logits, err
+	}
+	if err := c.Begin(step); err != nil {
+		return -1, nil, err
+	}
+	id, logit, err := c.Largest(0)
+	if err != nil {
+		return -1, nil, err
+	}
+	if q.takesLargest(id, logit) {
+		return id, nil, nil
+	}
+	logits, err = c.Fetch()
+	return -1, logits, err
 }
 
 // errGivenUp is the result of a call that nobody waits for any more.
@@ -268,9 +290,9 @@ func (o *owner) inDevice(limit time.Duration, f func() error) error {
 	return err
 }
 
-// execute runs a step. A panic on the way leaves the device in a state that
+// execute runs a step; see perform for what it returns. A panic on the way leaves the device in a state that
 // nobody knows: that is a failure of it.
-func (o *owner) execute(m *served, step *device.Step) (logits []float32, err error) {
+func (o *owner) execute(m *served, step *device.Step, q *sequence) (next int32, logits []float32, err error) {
 	begun := time.Now()
 	err = o.inDevice(m.times.limit(o.engine.cfg.StepLimit), func() (err error) {
 		defer func() {
@@ -279,16 +301,16 @@ func (o *owner) execute(m *served, step *device.Step) (logits []float32, err err
 				err = fmt.Errorf("%w: panic in a step", device.ErrLost)
 			}
 		}()
-		logits, err = m.exec.Run(step)
+		next, logits, err = m.perform(step, q)
 		return err
 	})
 	if o.givenUp {
-		return nil, err
+		return -1, nil, err
 	}
 	now := time.Now()
 	m.times.add(now.Sub(begun))
 	o.engine.lastStep.Store(now.UnixNano())
-	return logits, err
+	return next, logits, err
 }
 
 // busySince is when the step that runs began; zero while none does.
@@ -301,7 +323,7 @@ func (o *owner) busySince() time.Time {
 
 // take uses a step's logits. A panic in the sampler or the text's assembly
 // ends this one stream.
-func (o *owner) take(q *sequence, plan sched.Plan, logits []float32, promptWanted bool) {
+func (o *owner) take(q *sequence, plan sched.Plan, next int32, logits []float32, promptWanted bool) {
 	defer func() {
 		if r := recover(); r != nil {
 			o.engine.cfg.Log.Error().Str("request", q.stream.started.ID).Str("panic", fmt.Sprint(r)).Msg("sampling panicked")
@@ -320,13 +342,17 @@ func (o *owner) take(q *sequence, plan sched.Plan, logits []float32, promptWante
 		}
 	}
 	if plan.Logits {
-		o.advance(q, logits[len(logits)-width:])
+		if next < 0 {
+			logits = logits[len(logits)-width:]
+		}
+		o.advance(q, next, logits)
 	}
 }
 
-// advance samples a sequence's next token and delivers it.
-func (o *owner) advance(q *sequence, logits []float32) {
-	out, err := q.next(logits)
+// advance samples a sequence's next token, unless next says which it is, and
+// delivers it.
+func (o *owner) advance(q *sequence, next int32, logits []float32) {
+	out, err := q.next(next, logits)
 	if err != nil {
 		o.end(q, err)
 		return

@@ -71,14 +71,22 @@ type outcome struct {
 	end       *End
 }
 
-// next chooses a token from the logits after the last one and says what the
-// reader is to be told.
-func (q *sequence) next(logits []float32) (outcome, error) {
+// takesLargest says whether the token of the largest logit is next, and nobody asks
+// for probabilities.
+func (q *sequence) takesLargest(id int32, logit float32) bool {
+	return q.logprobs < 0 && q.sampler.TakesLargest(id, logit, len(q.tokens)-q.prompt)
+}
+
+// next chooses a token from the logits after the last one, unless id is it
+// already, and says what the reader is to be told.
+func (q *sequence) next(id int32, logits []float32) (outcome, error) {
 	now := time.Now()
 	index := len(q.tokens) - q.prompt
-	id, err := q.sampler.Sample(logits, q.tokens, index)
-	if err != nil {
-		return outcome{}, err
+	if id < 0 {
+		var err error
+		if id, err = q.sampler.Sample(logits, q.tokens, index); err != nil {
+			return outcome{}, err
+		}
 	}
 	if q.first.IsZero() {
 		q.first = now

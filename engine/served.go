@@ -18,16 +18,9 @@ import (
 	"kigo/engine/tokenizer"
 )
 
-const (
-	// blockTokens is the size of a KV block: small enough that little is wasted
-	// at a sequence's end, large enough that block tables stay short.
-	blockTokens = 16
-
-	// chunkRows is how much of a prompt one step takes. On a CPU rows cost
-	// nearly the same in any company, so it is small: everybody else waits
-	// for a step's end.
-	chunkRows = 16
-)
+// blockTokens is the size of a KV block: small enough that little is wasted at a
+// sequence's end, large enough that block tables stay short.
+const blockTokens = 16
 
 // served is a model on the device with everything that answers requests.
 type served struct {
@@ -178,7 +171,7 @@ func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m
 	m.sched = sched.New(sched.Config{
 		MaxRunning: e.cfg.MaxConcurrent,
 		MaxWaiting: e.cfg.MaxConcurrent + e.cfg.MaxQueue, // Submit holds the real bound
-		ChunkRows:  chunkRows,
+		ChunkRows:  e.dev.Info().StepRows,
 	}, kv.NewPool(p.blocks, blockTokens))
 	m.info = ModelInfo{
 		Name:          r.Name,
@@ -222,7 +215,7 @@ func (m *served) compile(dev device.Device, p *plan) (err error) {
 	if m.cache, err = dev.NewCache(p.shape, p.blocks); err != nil {
 		return err
 	}
-	m.exec, err = dev.Compile(p.program, m.weights, m.cache, device.CompileOptions{MaxRows: chunkRows})
+	m.exec, err = dev.Compile(p.program, m.weights, m.cache, device.CompileOptions{MaxRows: dev.Info().StepRows})
 	return err
 }
 
@@ -232,11 +225,11 @@ func (m *served) warmUp(o *owner) error {
 	if !ok {
 		first = 0
 	}
-	logits, err := o.execute(m, &device.Step{
+	_, logits, err := o.execute(m, &device.Step{
 		Tokens: []int32{first},
 		Seqs:   []device.SeqRows{{Rows: 1, Blocks: []int32{0}}},
 		Logits: []int{0},
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}

@@ -58,11 +58,15 @@ type Device interface {
 
 // Info describes a device. Memory figures are in bytes; 0 means unknown.
 type Info struct {
-	Kind        string // "cpu"
+	Kind        string // "cpu" or "cuda"
 	Name        string // the processor's own name
 	Threads     int
 	MemoryTotal uint64
 	MemoryFree  uint64
+
+	// StepRows is how many rows of a prompt a step should have at most: enough
+	// to keep the device busy, few enough that others do not wait long.
+	StepRows int
 }
 
 // Tensor declares a weight: a row-major matrix of Rows x Cols elements in the
@@ -93,11 +97,15 @@ type Weights interface {
 	Close() error
 }
 
+// MaxPiece is how many bytes an upload moves at once, at most. Pieces begin at
+// multiples of 8 bytes and, but for a tensor's last, are such multiples long.
+const MaxPiece = 4 << 20
+
 // Uploader moves bytes of tensors to the device. Not for concurrent use.
 type Uploader interface {
-	// Buffer returns n bytes to be filled with the bytes of a tensor from
-	// byte off on. It may wait for earlier uploads. The buffer is valid until
-	// Commit.
+	// Buffer returns n bytes, at most MaxPiece, to be filled with the bytes of
+	// a tensor from byte off on. It may wait for earlier uploads. The buffer
+	// is valid until Commit.
 	Buffer(tensor, off, n int) ([]byte, error)
 
 	// Commit sends the buffer on its way; it does not wait for the arrival.
@@ -149,4 +157,20 @@ type Executable interface {
 	ScratchBytes() uint64
 
 	Close() error
+}
+
+// Chooser is an Executable that can tell which logit is the largest without
+// moving all of them to the host. Not every device has something to gain by it.
+type Chooser interface {
+	// Begin performs a step like Run, but leaves the logits where they are
+	// until the next Begin or Run.
+	Begin(step *Step) error
+
+	// Largest is the id and the value of the largest logit of row i of those
+	// that the step asked for; of equal ones the lowest id. A NaN among the
+	// logits may be taken for the largest or passed over.
+	Largest(i int) (id int32, logit float32, err error)
+
+	// Fetch returns the logits that Run would have returned.
+	Fetch() ([]float32, error)
 }

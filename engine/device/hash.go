@@ -25,7 +25,9 @@ const (
 // must be a multiple of 8, and so must len(p) unless p ends the tensor.
 func (h *Hash) Add(off int, p []byte) {
 	index := uint64(off/8) * hashStep
-	sum := uint64(0)
+	sum, done := hashVector(p, index)
+	index += uint64(done/8) * hashStep
+	p = p[done:]
 	for len(p) >= 8 {
 		sum += mix(binary.LittleEndian.Uint64(p) + index)
 		index += hashStep

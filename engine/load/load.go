@@ -50,7 +50,7 @@ type Progress struct {
 // the processor's second-level cache. Both are multiples of 8, as the hash
 // needs.
 const (
-	pieceBytes = 4 << 20
+	pieceBytes = device.MaxPiece
 	readBytes  = 256 << 10
 )
 
@@ -159,24 +159,13 @@ func (c *counter) add(bytes int, tensorDone bool) {
 // Verify hashes every tensor on the device and compares with what Read found
 // in the file. The error wraps ErrCorrupt and names the tensors that differ.
 func Verify(ctx context.Context, sources []Source, hashes []uint64, w device.Weights) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(Threads())
+	got, err := deviceHashes(ctx, sources, w)
+	if err != nil {
+		return err
+	}
 	differs := make([]bool, len(sources))
 	for i := range sources {
-		group.Go(func() error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			h, err := w.Hash(i)
-			if err != nil {
-				return fmt.Errorf("tensor %q: %w", sources[i].Name, err)
-			}
-			differs[i] = h != hashes[i]
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return err
+		differs[i] = got[i] != hashes[i]
 	}
 	var names []string
 	for i, d := range differs {
@@ -189,6 +178,29 @@ func Verify(ctx context.Context, sources []Source, hashes []uint64, w device.Wei
 		return fmt.Errorf("%w: %d of %d tensors, among them %s", ErrCorrupt, len(names), len(sources), strings.Join(shown, ", "))
 	}
 	return nil
+}
+
+// deviceHashes asks for all hashes at once where the device can do that, and else
+// for several at a time.
+func deviceHashes(ctx context.Context, sources []Source, w device.Weights) ([]uint64, error) {
+	if all, ok := w.(interface{ Hashes() ([]uint64, error) }); ok {
+		return all.Hashes()
+	}
+	got := make([]uint64, len(sources))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(Threads())
+	for i := range sources {
+		group.Go(func() (err error) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if got[i], err = w.Hash(i); err != nil {
+				return fmt.Errorf("tensor %q: %w", sources[i].Name, err)
+			}
+			return nil
+		})
+	}
+	return got, group.Wait()
 }
 
 // File is what a model is read from; *os.File is one.

@@ -114,6 +114,23 @@ func (s *Sampler) Sample(logits []float32, history []int32, position int) (int32
 	return s.draw(s.filter(s.all(logits, largest)), position), nil
 }
 
+// TakesLargest says whether Sample, given logits of which the one of id is the
+// largest, would choose it: nothing is drawn, no logit is changed, and the
+// token is not barred.
+func (s *Sampler) TakesLargest(id int32, logit float32, position int) bool {
+	p := &s.params
+	switch {
+	case p.Temperature != 0, len(p.LogitBias) > 0,
+		p.RepetitionPenalty != 1, p.PresencePenalty != 0, p.FrequencyPenalty != 0,
+		int(id) >= s.vocab, !s.isAllowed(int(id)),
+		!(logit >= -math.MaxFloat32 && logit <= math.MaxFloat32):
+		return false
+	case p.IgnoreEnd, position < p.MinTokens:
+		return !slices.Contains(s.ends, id)
+	}
+	return true
+}
+
 // edit changes a logit until restore.
 func (s *Sampler) edit(logits []float32, id int32, value float32) {
 	s.undo = append(s.undo, edit{id, logits[id]})

@@ -39,6 +39,7 @@ type benchEntry struct {
 func (a *app) benchCommand() *cobra.Command {
 	var (
 		threads, runs, prompt, generate int
+		device                          string
 		asJSON                          bool
 	)
 	cmd := &cobra.Command{
@@ -57,7 +58,7 @@ is the median of several runs, with the extremes beside it.`,
 			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			b := &bencher{app: a, path: args[0], threads: threads, runs: runs, prompt: prompt, generate: generate}
+			b := &bencher{app: a, path: args[0], device: device, threads: threads, runs: runs, prompt: prompt, generate: generate}
 			report, err := b.run(ctx)
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
@@ -68,6 +69,7 @@ is the median of several runs, with the extremes beside it.`,
 			return report.print(a)
 		},
 	}
+	cmd.Flags().StringVar(&device, "device", "auto", "what to run on: auto, cpu, cuda or cuda:N")
 	cmd.Flags().IntVar(&threads, "threads", 0, "CPU threads; 0 means all cores")
 	cmd.Flags().IntVar(&runs, "runs", 3, "runs of each measurement")
 	cmd.Flags().IntVar(&prompt, "prompt", 512, "tokens of the prompt")
@@ -79,13 +81,15 @@ is the median of several runs, with the extremes beside it.`,
 // bencher runs the measurements on one engine after another.
 type bencher struct {
 	app                             *app
-	path                            string
+	path, device                    string
+	opened                          time.Duration // how long the device took
 	threads, runs, prompt, generate int
 }
 
 func (b *bencher) run(ctx context.Context) (*benchReport, error) {
 	report := &benchReport{Version: Version(), Runs: b.runs}
 	var load, rate []float64
+	var stages [6][]float64
 	var e *engine.Engine
 	defer func() {
 		if e != nil {
@@ -104,6 +108,9 @@ func (b *bencher) run(ctx context.Context) (*benchReport, error) {
 			return nil, err
 		}
 		load = append(load, info.Load.Total.Seconds()*1e3)
+		for i, d := range []time.Duration{b.opened, info.Load.Parse, info.Load.Read, info.Load.Verify, info.Load.Compile, info.Load.FirstToken} {
+			stages[i] = append(stages[i], d.Seconds()*1e3)
+		}
 		rate = append(rate, float64(info.Memory.Weights)/info.Load.Read.Seconds()/1e9)
 	}
 	info := e.Models()[0]
@@ -114,6 +121,9 @@ func (b *bencher) run(ctx context.Context) (*benchReport, error) {
 	}
 	report.add("load to first token", "ms", load)
 	report.add("load, reading alone", "GB/s", rate)
+	for i, name := range []string{"open the device", "load: parse", "load: read", "load: prove", "load: compile", "load: first token"} {
+		report.add(name, "ms", stages[i])
+	}
 	tok, _, err := e.Tokenizer("")
 	if err != nil {
 		return nil, err
@@ -134,10 +144,12 @@ func (b *bencher) load(ctx context.Context) (*engine.Engine, *engine.ModelInfo, 
 		return nil, nil, err
 	}
 	defer f.Close()
-	e, err := engine.New(engine.Config{Threads: b.threads, MaxConcurrent: 1, Log: zerolog.Nop()})
+	begun := time.Now()
+	e, err := engine.New(engine.Config{Device: b.device, Threads: b.threads, MaxConcurrent: 1, Log: zerolog.Nop()})
 	if err != nil {
 		return nil, nil, err
 	}
+	b.opened = time.Since(begun)
 	info, err := e.Load(ctx, engine.LoadRequest{Name: "bench", File: f}, nil)
 	if err != nil {
 		e.Close() //nolint:errcheck // the load's error is the one to report

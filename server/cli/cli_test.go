@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"context"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"kigo/engine/testenv"
 )
 
 const smolLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -68,24 +69,7 @@ func (r result) mustFail(t *testing.T, code int, words ...string) {
 // modelPath finds a file of the models/ folder.
 func modelPath(t *testing.T, name string) string {
 	t.Helper()
-	folder, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(folder, "go.mod")); err == nil {
-			break
-		}
-		if folder == filepath.Dir(folder) {
-			t.Fatal("no go.mod above the test's folder")
-		}
-		folder = filepath.Dir(folder)
-	}
-	path := filepath.Join(folder, "models", name)
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%v: run make models", err)
-	}
-	return path
+	return testenv.Model(t, name)
 }
 
 func TestUsageErrors(t *testing.T) {

@@ -19,13 +19,14 @@ import (
 type local struct{ engine *engine.Engine }
 
 // openLocal loads a model file into an engine of its own.
-func (a *app) openLocal(ctx context.Context, path string, threads int) (generator, error) {
+func (a *app) openLocal(ctx context.Context, path, device string, threads int) (generator, error) {
 	f, err := openModel(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() // the engine has read it when Load returns
 	e, err := engine.New(engine.Config{
+		Device:        device,
 		Threads:       threads,
 		MaxConcurrent: 1,
 		SlowReader:    time.Hour, // whoever reads standard output may take the time

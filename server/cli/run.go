@@ -15,6 +15,7 @@ import (
 type runOptions struct {
 	address     string
 	file        string
+	device      string
 	threads     int
 	system      string
 	raw         bool
@@ -54,6 +55,7 @@ The prompt is a turn of a conversation, put into the form that the model's file 
 	flags.SortFlags = false
 	a.serverFlag(cmd, &opt.address)
 	flags.StringVar(&opt.file, "model", "", "GGUF `file` to run in this process")
+	flags.StringVar(&opt.device, "device", "auto", "what to run on with --model: auto, cpu, cuda or cuda:N")
 	flags.IntVar(&opt.threads, "threads", 0, "CPU threads with --model; 0 means all cores")
 	flags.StringVar(&opt.system, "system", "", "what the model is told before the conversation")
 	flags.BoolVar(&opt.raw, "raw", false, "send the prompt as plain text, without the chat template")
@@ -146,7 +148,7 @@ func (a *app) ask(ctx context.Context, opt runOptions, request *kigov1.ExecuteRe
 // open connects to the server or loads the model file.
 func (a *app) open(ctx context.Context, opt runOptions) (generator, error) {
 	if opt.file != "" {
-		return a.openLocal(ctx, opt.file, opt.threads)
+		return a.openLocal(ctx, opt.file, opt.device, opt.threads)
 	}
 	conn, err := connect(opt.address)
 	if err != nil {

@@ -39,7 +39,8 @@ func serveFlags(f *pflag.FlagSet) *serveOptions {
 	f.BoolVar(&s.Insecure, "insecure", false, "listen beyond loopback although nobody is asked who they are")
 	f.BoolVar(&o.noReflection, "no-reflection", false, "turn gRPC reflection off, which tells clients such as grpcurl what there is to call")
 
-	f.StringVar(&e.Device, "device", "auto", "what to run on: auto or cpu")
+	f.StringVar(&e.Device, "device", "auto", "what to run on: auto, cpu, cuda or cuda:N")
+	f.BoolVar(&e.DeviceChecks, "device-checks", false, "wait after every kernel, name the one that fails, look for NaNs; slow")
 	f.IntVar(&e.Threads, "threads", 0, "CPU threads; 0 means all cores")
 	f.BoolVar(&e.Reference, "reference", false, "run the slow and exact reference path")
 	f.BoolVar(&e.SkipVerify, "skip-verify", false, "load without proving that the device holds the file's bytes")

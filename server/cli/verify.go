@@ -13,24 +13,26 @@ import (
 
 func (a *app) verifyCommand() *cobra.Command {
 	var (
+		o         verify.Options
 		reference string
-		threads   int
 		asJSON    bool
 	)
 	cmd := &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Compare a model's forward pass stage by stage",
 		Long: `Runs a short text through the model, and compares what each stage of the forward
-pass makes of it: the path that serves against the slow and exact reference path, or,
-with --reference, the reference path against a file that another engine wrote. The
-exit code is 1 if a stage is off by more than rounding explains.`,
+pass makes of it on a device: the path that serves against the slow and exact
+reference path, which runs on the CPU; or, with --reference, against a file that
+another engine wrote, in which case the CPU's own part is the reference path. Stages
+come in order of computation, layer by layer, each with its worst element. The exit
+code is 1 if a stage is off by more than rounding explains.`,
 		Example: `  kigo verify model.gguf
+  kigo verify model.gguf --device cuda
   kigo verify model.gguf --reference stages.gguf`,
 		Args: exactArgs("the model file to verify"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			o := verify.Options{Threads: threads}
 			f, header, err := parseModel(args[0])
 			if err != nil {
 				return err
@@ -62,7 +64,9 @@ exit code is 1 if a stage is off by more than rounding explains.`,
 		},
 	}
 	cmd.Flags().StringVar(&reference, "reference", "", "GGUF `file` of stages that another engine wrote")
-	cmd.Flags().IntVar(&threads, "threads", 0, "CPU threads; 0 means all cores")
+	cmd.Flags().StringVar(&o.Device, "device", "auto", "what to verify: auto (a GPU if there is one), cpu, cuda or cuda:N")
+	cmd.Flags().BoolVar(&o.Checks, "device-checks", false, "on a GPU: wait after every kernel, name the one that fails, look for NaNs")
+	cmd.Flags().IntVar(&o.Threads, "threads", 0, "CPU threads; 0 means all cores")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

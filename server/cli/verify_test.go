@@ -59,9 +59,59 @@ func TestVerifyAgainstReference(t *testing.T) {
 	}
 }
 
+// Without a GPU, auto is the CPU, and cuda says what is missing; with one, auto is
+// the GPU, whose report ends with the logits as they are served.
+func TestVerifyOnADevice(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not with -short: arithmetic only")
+	}
+	model := modelPath(t, smolLM2)
+	report := func(device string) (r struct {
+		Subject, Against string
+		OK               bool
+		Stages           []struct{ Name string }
+	}) {
+		t.Helper()
+		out := kigo(t, "", nil, "verify", model, "--device", device, "--json").mustSucceed(t)
+		if err := json.Unmarshal([]byte(out.stdout), &r); err != nil {
+			t.Fatal(err)
+		}
+		if !r.OK || !strings.HasPrefix(r.Against, "reference path (cpu") {
+			t.Errorf("--device %s: ok is %v against %q", device, r.OK, r.Against)
+		}
+		return r
+	}
+	auto := report("auto")
+	if !strings.HasPrefix(auto.Subject, "served path (cuda, ") {
+		if auto.Subject != "served path (cpu)" {
+			t.Errorf("the subject is %q", auto.Subject)
+		}
+		r := kigo(t, "", nil, "verify", model, "--device", "cuda")
+		if r.mustFail(t, exitFailure); !strings.Contains(r.stderr, "NVIDIA") && !strings.Contains(r.stderr, "CUDA") {
+			t.Errorf("without a GPU: %s", r.stderr)
+		}
+		return
+	}
+	if last := auto.Stages[len(auto.Stages)-1].Name; last != "logits.served" {
+		t.Errorf("the last stage is %q", last)
+	}
+	if r := report("cuda:0"); r.Subject != auto.Subject {
+		t.Errorf("cuda:0 is %q, auto %q", r.Subject, auto.Subject)
+	}
+	if r := report("cpu"); r.Subject != "served path (cpu)" {
+		t.Errorf("cpu is %q", r.Subject)
+	}
+	// The report for people names the device, and checks find nothing.
+	r := kigo(t, "", nil, "verify", model, "--device", "cuda", "--device-checks").mustSucceed(t)
+	if !strings.Contains(r.stdout, auto.Subject) || !strings.Contains(r.stdout, "logits.served") {
+		t.Errorf("the report is\n%s", r.stdout)
+	}
+}
+
 func TestVerifyErrors(t *testing.T) {
 	model := modelPath(t, smolLM2)
 	kigo(t, "", nil, "verify", "absent.gguf").mustFail(t, exitFailure, "absent.gguf")
+	kigo(t, "", nil, "verify", model, "--device", "abacus").mustFail(t, exitFailure, "abacus", "cuda:N")
 	kigo(t, "", nil, "verify", model, "--reference", "absent.gguf").mustFail(t, exitFailure, "absent.gguf")
 	kigo(t, "", nil, "verify", model, "--reference", model).mustFail(t, exitFailure, "reference")
 }

@@ -1,0 +1,143 @@
+package cuda_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"kigo/engine/device"
+	"kigo/engine/device/cuda"
+	"kigo/engine/gguf"
+	"kigo/engine/load"
+	"kigo/engine/model"
+	"kigo/engine/synth"
+)
+
+// loaded is a model of random weights on a GPU.
+type loaded struct {
+	dev  *cuda.Device
+	w    device.Weights
+	c    device.Cache
+	x    device.Executable
+	spec *model.Spec
+}
+
+// synthetic loads a model with the shape and format, written to a file once.
+func synthetic(tb testing.TB, shape, format string, tokens int) *loaded {
+	tb.Helper()
+	path := filepath.Join(os.TempDir(), fmt.Sprintf("kigo-%s-%s.gguf", shape, format))
+	if _, err := os.Stat(path); err != nil {
+		if err := writeSynthetic(path, shape, format); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	l := &loaded{}
+	g, err := gguf.Parse(f, info.Size(), gguf.Limits{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if l.spec, err = model.NewSpec(g); err != nil {
+		tb.Fatal(err)
+	}
+	b, err := model.Bind(l.spec, g)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if l.dev, err = cuda.New(cuda.Config{}); err != nil {
+		tb.Skip(err)
+	}
+	tb.Cleanup(func() { l.dev.Close() })
+	if l.w, err = l.dev.NewWeights(b.Tensors); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { l.w.Close() })
+	if _, err := load.Read(tb.Context(), f, load.Sources(b), l.w, nil); err != nil {
+		tb.Fatal(err)
+	}
+	p := model.Record(l.spec, b)
+	shapeOfCache := p.Cache
+	shapeOfCache.BlockSize = 16
+	if l.c, err = l.dev.NewCache(shapeOfCache, (tokens+15)/16); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { l.c.Close() })
+	if l.x, err = l.dev.Compile(p, l.w, l.c, device.CompileOptions{MaxRows: 512}); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { l.x.Close() })
+	return l
+}
+
+func writeSynthetic(path, shape, format string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	s, err := synth.ShapeByName(shape)
+	if err != nil {
+		return err
+	}
+	formats, err := synth.FormatsByName(format)
+	if err != nil {
+		return err
+	}
+	return errors.Join(synth.Write(context.Background(), f, s, formats, 1), f.Close())
+}
+
+// BenchmarkDecode generates tokens one after another. us/token is the whole step as
+// the engine sees it, with the largest logit alone brought to the host.
+func BenchmarkDecode(b *testing.B) {
+	for _, m := range []string{"qwen2.5-0.5b/f16", "qwen2.5-0.5b/q8_0", "qwen2.5-0.5b/q4_k_m", "llama-3.2-1b/f16", "llama-3.2-1b/q4_k_m", "llama-3.1-8b/f16", "llama-3.1-8b/q8_0", "llama-3.1-8b/q4_k_m"} {
+		shape, format := filepath.Dir(m), filepath.Base(m)
+		b.Run(m, func(b *testing.B) {
+			const tokens = 8192
+			l := synthetic(b, shape, format, tokens)
+			blocks := make([]int32, tokens/16)
+			for i := range blocks {
+				blocks[i] = int32(i)
+			}
+			for _, from := range []int{128, 4096} {
+				b.Run(fmt.Sprint("context", from), func(b *testing.B) {
+					c := l.x.(device.Chooser)
+					n := 0
+					for b.Loop() {
+						step := &device.Step{
+							Tokens: []int32{int32(n % 1000)},
+							Seqs:   []device.SeqRows{{Rows: 1, Start: from + n%128, Blocks: blocks}},
+							Logits: []int{0},
+						}
+						if err := c.Begin(step); err != nil {
+							b.Fatal(err)
+						}
+						n++
+					}
+					b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "tokens/s")
+				})
+			}
+			b.Run("parts", func(b *testing.B) {
+				step := &device.Step{Tokens: []int32{1}, Seqs: []device.SeqRows{{Rows: 1, Start: 128, Blocks: blocks}}, Logits: []int{0}}
+				parts, err := l.x.(interface {
+					Profile(*device.Step, int) ([]cuda.PartTime, error)
+				}).Profile(step, 20)
+				if err != nil {
+					b.Fatal(err)
+				}
+				for _, t := range parts {
+					b.Logf("%-12s %6.2f us each, %4d a step: %8.1f us", t.Name, t.Each, t.Count, t.Each*float64(t.Count))
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,455 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+
+	"kigo/engine/device"
+	"kigo/engine/device/cuda/driver"
+	"kigo/engine/quant"
+	"kigo/kernels"
+)
+
+// executable is a compiled program: a list of operations on the device's stream.
+type executable struct {
+	dev   *Device
+	prog  *device.Program
+	ws    *weights
+	cache *cache
+	opt   device.CompileOptions
+
+	ops     []operation
+	vectors map[device.TensorID]uint64 // norm gains, biases: float32 on the device
+	values  []uint64                   // address of each value, MaxRows x width floats
+	angles  map[rotation]*angleTable
+
+	scratch buffer // values and all that follows
+	half    uint64 // what enters a product: MaxRows x widest, float16
+	sums    uint64
+	scales  uint64
+	wide    uint64 // the same in float32, for F32 weights and for taps
+	spare   [2]uint64
+	logits  uint64 // logitRows x vocabulary
+	partial uint64 // attention, split by split
+	partMax int    // floats there
+	counts  uint64 // of splits that are done; 0 between steps
+
+	in     inputs
+	ropes  map[int]*rotate // by layer
+	last   *logits
+	shape  stepShape // of the last step
+	held   int       // the first of its rows whose logits are in logits
+	best   uint64    // ranks of the largest logits of logitRows rows
+	ranks  []byte    // the same, pinned
+	graphs map[graphKey]driver.GraphExec
+	host   []byte    // pinned: logits of logitRows rows
+	own    []float32 // logits of more rows than fit there
+	result []float32 // the logits of this step, in host or own
+	closed bool
+}
+
+// operation is one operator of the program on the device.
+type operation interface {
+	run(x *executable, s *stepShape) error
+}
+
+// stepShape is what the operations want to know of the step at hand.
+type stepShape struct {
+	rows   int
+	splits int  // over how many blocks attention spreads the positions of a row, at most
+	logits int  // rows of which logits are wanted
+	single bool // every sequence has one row
+}
+
+// logitRows is how many rows of logits are computed before they are fetched.
+const logitRows = 16
+
+// partialBytes bounds the memory for attention that is split over blocks. A step
+// that needs more walks through its positions row by row, with the same result.
+const partialBytes = 32 << 20
+
+// maxCounts bounds rows x heads of attention that is split over blocks.
+const maxCounts = 1 << 14
+
+// rotation says which angles a Rope operator wants.
+type rotation struct {
+	dims        int
+	base, scale float64
+	factors     device.TensorID
+}
+
+// Compile checks the program, takes the memory for MaxRows rows and prepares
+// every launch.
+func (d *Device) Compile(p *device.Program, w device.Weights, c device.Cache, opt device.CompileOptions) (_ device.Executable, err error) {
+	ws, ok := w.(*weights)
+	if !ok || ws.dev != d {
+		return nil, fmt.Errorf("%w: weights of another device (%T)", device.ErrBadProgram, w)
+	}
+	kv, ok := c.(*cache)
+	if !ok || kv.dev != d {
+		return nil, fmt.Errorf("%w: cache of another device (%T)", device.ErrBadProgram, c)
+	}
+	if ws.closed.Load() || kv.closed.Load() {
+		return nil, fmt.Errorf("compile: %w", device.ErrClosed)
+	}
+	if err := p.Check(); err != nil {
+		return nil, err
+	}
+	want := p.Cache
+	want.BlockSize = kv.shape.BlockSize
+	if kv.shape != want {
+		return nil, fmt.Errorf("%w: cache %+v, want %+v", device.ErrBadProgram, kv.shape, want)
+	}
+	if opt.MaxRows < 1 || opt.MaxRows > maxRows {
+		return nil, fmt.Errorf("%w: steps of at most %d rows, want 1 to %d", device.ErrBadProgram, opt.MaxRows, maxRows)
+	}
+	if len(ws.places) != len(p.Tensors) {
+		return nil, fmt.Errorf("%w: %d weights for %d tensors", device.ErrBadProgram, len(ws.places), len(p.Tensors))
+	}
+	for i := range p.Tensors {
+		if p.Tensors[i] != ws.places[i].tensor {
+			return nil, fmt.Errorf("%w: tensor %q was loaded as %+v", device.ErrBadProgram, p.Tensors[i].Name, ws.places[i].tensor)
+		}
+	}
+	unbind, err := d.bind()
+	if err != nil {
+		return nil, err
+	}
+	defer unbind()
+	x := &executable{
+		dev: d, prog: p, ws: ws, cache: kv, opt: opt,
+		vectors: map[device.TensorID]uint64{}, angles: map[rotation]*angleTable{},
+		ropes: map[int]*rotate{}, graphs: map[graphKey]driver.GraphExec{},
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, x.release())
+		}
+	}()
+	if err := x.takeScratch(); err != nil {
+		return nil, err
+	}
+	if err := x.expandVectors(); err != nil {
+		return nil, err
+	}
+	for _, op := range p.Ops {
+		o, err := x.prepare(op)
+		if err != nil {
+			return nil, err
+		}
+		x.ops = append(x.ops, o)
+	}
+	return x, nil
+}
+
+// maxRows bounds a step: grids have 65,535 blocks in y.
+const maxRows = 1 << 15
+
+// prepare makes the launches of one operator.
+func (x *executable) prepare(op device.Op) (operation, error) {
+	switch op := op.(type) {
+	case *device.Embed:
+		return x.newEmbed(op)
+	case *device.Project:
+		return x.newProject(op)
+	case *device.Rope:
+		return x.newRope(op)
+	case *device.Attend:
+		return x.newAttend(op)
+	case *device.Logits:
+		return x.newLogits(op)
+	}
+	return nil, fmt.Errorf("%w: operator %T", device.ErrBadProgram, op)
+}
+
+// arena gives out parts of an allocation whose size is found by giving out parts
+// of nothing first.
+type arena struct{ base, at uint64 }
+
+func (a *arena) take(bytes uint64) uint64 {
+	p := a.base + a.at
+	a.at += align(bytes, tensorAlign)
+	return p
+}
+
+// stride is the length of a row of what enters a product: the steps of every
+// format are whole in it, and what is beyond the row's width is 0.
+func stride(width int) int { return int(align(uint64(width), 64)) }
+
+// takeScratch lays out everything but weights and cache, in one allocation.
+func (x *executable) takeScratch() error {
+	size := &arena{}
+	x.layOut(size)
+	var err error
+	if x.scratch, err = x.dev.allocate(size.at, "scratch memory"); err != nil {
+		return err
+	}
+	x.layOut(&arena{base: uint64(x.scratch.ptr)})
+	if x.counts != 0 {
+		if err := x.dev.drv.Fill8(driver.Ptr(x.counts), 0, 4*maxCounts, x.dev.stream); err != nil {
+			return x.dev.wrap(err, "scratch memory")
+		}
+	}
+	if x.host, err = x.dev.drv.HostAlloc(4 * logitRows * x.prog.Vocab); err != nil {
+		return x.dev.wrap(err, "memory for logits")
+	}
+	if x.ranks, err = x.dev.drv.HostAlloc(8 * logitRows); err != nil {
+		return x.dev.wrap(err, "memory for logits")
+	}
+	return x.in.init(x.dev, x.opt.MaxRows, min(x.cache.blocks, 1<<20))
+}
+
+func (x *executable) layOut(a *arena) {
+	n := uint64(x.opt.MaxRows)
+	widest, heads := 0, 0
+	for _, v := range x.prog.Values {
+		widest = max(widest, v.Width)
+	}
+	x.values = assign(x.prog, func(width int) uint64 { return a.take(4 * n * uint64(width)) })
+	for _, op := range x.prog.Ops {
+		switch op := op.(type) {
+		case *device.Project:
+			for _, m := range op.Mats {
+				if m.Bias != device.NoTensor {
+					x.vectors[m.Bias] = 0
+				}
+				if op.Act != device.ActNone {
+					widest = max(widest, x.prog.Tensors[m.Weight].Rows)
+				}
+			}
+			if op.Norm != nil {
+				x.vectors[op.Norm.Weight] = 0
+			}
+		case *device.Logits:
+			if op.Norm != nil {
+				x.vectors[op.Norm.Weight] = 0
+			}
+		case *device.Rope:
+			key := rotation{op.Dims, op.Base, op.Scale, op.Factors}
+			if x.angles[key] == nil {
+				x.angles[key] = &angleTable{}
+			}
+			x.angles[key].freq = a.take(8 * uint64(op.Dims/2))
+			x.angles[key].table = a.take(8 * n * uint64(op.Dims/2))
+		case *device.Attend:
+			heads = max(heads, op.Heads*op.HeadDim)
+		}
+	}
+	// In order of tensors, so that both rounds give the same places.
+	for id := range x.prog.Tensors {
+		if _, ok := x.vectors[device.TensorID(id)]; ok {
+			t := &x.prog.Tensors[id]
+			x.vectors[device.TensorID(id)] = a.take(4 * uint64(t.Rows*t.Cols))
+		}
+	}
+	x.half = a.take(2 * n * uint64(stride(widest)))
+	x.sums = a.take(4 * n * uint64(stride(widest)/16))
+	x.scales = a.take(4 * n)
+	x.wide = a.take(4 * n * uint64(widest))
+	for i := range x.spare {
+		x.spare[i] = a.take(4 * n * uint64(widest))
+	}
+	x.logits = a.take(4 * logitRows * uint64(x.prog.Vocab))
+	x.best = a.take(8 * logitRows)
+	if heads > 0 {
+		x.partMax = partialBytes / 4
+		x.partial = a.take(partialBytes)
+		x.counts = a.take(4 * maxCounts)
+	}
+}
+
+// assign gives every value a place. A place is free again after the last
+// operator that reads the value in it, so that all layers share a few.
+func assign(p *device.Program, take func(width int) uint64) []uint64 {
+	places := make([]uint64, len(p.Values))
+	last := make([]int, len(p.Values))
+	for i, op := range p.Ops {
+		reads, writes := operands(op)
+		for _, v := range append(reads, writes...) {
+			last[v] = i
+		}
+	}
+	free := map[int][]uint64{} // by width
+	for i, op := range p.Ops {
+		reads, writes := operands(op)
+		for _, v := range writes {
+			w := p.Values[v].Width
+			if n := len(free[w]); n > 0 {
+				places[v], free[w] = free[w][n-1], free[w][:n-1]
+			} else {
+				places[v] = take(w)
+			}
+		}
+		done := map[device.Value]bool{}
+		for _, v := range append(reads, writes...) {
+			if last[v] == i && !done[v] {
+				done[v] = true
+				free[p.Values[v].Width] = append(free[p.Values[v].Width], places[v])
+			}
+		}
+	}
+	return places
+}
+
+// operands are the values that an operator reads and writes.
+func operands(op device.Op) (reads, writes []device.Value) {
+	switch op := op.(type) {
+	case *device.Embed:
+		writes = []device.Value{op.Out}
+	case *device.Project:
+		reads = []device.Value{op.In}
+		if op.Residual != device.NoValue {
+			reads = append(reads, op.Residual)
+		}
+		for _, m := range op.Mats {
+			if m.Out != device.NoValue {
+				writes = append(writes, m.Out)
+			}
+		}
+	case *device.Rope:
+		reads, writes = []device.Value{op.Q, op.K, op.V}, []device.Value{op.QOut, op.KOut}
+	case *device.Attend:
+		reads, writes = []device.Value{op.Q}, []device.Value{op.Out}
+	case *device.Logits:
+		reads = []device.Value{op.In}
+	}
+	return reads, writes
+}
+
+// expandVectors makes float32 of gains and biases.
+func (x *executable) expandVectors() error {
+	for id, to := range x.vectors {
+		l, err := newLaunch(x.dev, "dequantize", 256, kernels.DequantizeParams{
+			Layout: x.ws.layout(int(id)),
+			Out:    to,
+			Count:  uint64(x.prog.Tensors[id].Rows * x.prog.Tensors[id].Cols),
+		})
+		if err != nil {
+			return err
+		}
+		l.grid(ceilDiv(int(l.params.Count), 256), 1, 1)
+		if err := start(x.dev, l, x.dev.stream); err != nil {
+			return err
+		}
+	}
+	return x.dev.wrap(x.dev.drv.SyncStream(x.dev.stream), "dequantize vectors")
+}
+
+// vector is the address of a gain or bias, 0 for none.
+func (x *executable) vector(t device.TensorID) uint64 {
+	if t == device.NoTensor {
+		return 0
+	}
+	return x.vectors[t]
+}
+
+// isFloat32 says whether a tensor's products are made in float32.
+func (x *executable) isFloat32(t device.TensorID) bool {
+	return x.prog.Tensors[t].Format.Type == quant.F32
+}
+
+func (x *executable) ScratchBytes() uint64 { return x.scratch.bytes }
+
+// Close waits for nothing: Run has.
+func (x *executable) Close() error {
+	if x.closed {
+		return nil
+	}
+	x.closed = true
+	unbind, err := x.dev.bind()
+	if err != nil {
+		return err
+	}
+	defer unbind()
+	return x.release()
+}
+
+// release frees what there is. The context must be bound.
+func (x *executable) release() error {
+	errs := []error{x.dropGraphs(), x.dev.release(&x.scratch), x.in.free(x.dev)}
+	for _, b := range []*[]byte{&x.host, &x.ranks} {
+		if *b != nil {
+			errs = append(errs, x.dev.drv.HostFree(*b))
+			*b = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// inputs are a step's numbers on their way to the device: one pinned buffer,
+// copied as a whole.
+type inputs struct {
+	maxRows int
+	host    []byte
+	device  buffer
+	ints    []int32 // host as numbers
+}
+
+// The order of the parts: tokens, positions, tableOf and pick of maxRows each,
+// then the tables.
+const inputParts = 4
+
+func (in *inputs) init(d *Device, rows, tables int) error {
+	in.maxRows = rows
+	return in.grow(d, tables)
+}
+
+// grow makes room for so many numbers of tables.
+func (in *inputs) grow(d *Device, tables int) (err error) {
+	if err := in.free(d); err != nil {
+		return err
+	}
+	size := 4 * (inputParts*in.maxRows + tables)
+	if in.host, err = d.drv.HostAlloc(size); err != nil {
+		return d.wrap(err, "memory for inputs")
+	}
+	in.ints = int32s(in.host)
+	in.device, err = d.allocate(uint64(size), "inputs")
+	return err
+}
+
+func (in *inputs) free(d *Device) error {
+	var err error
+	if in.host != nil {
+		err = d.drv.HostFree(in.host)
+		in.host, in.ints = nil, nil
+	}
+	return errors.Join(err, d.release(&in.device))
+}
+
+func (in *inputs) part(n int) []int32 { return in.ints[n*in.maxRows : (n+1)*in.maxRows] }
+
+// at is the device address of a part.
+func (in *inputs) at(n int) uint64 { return uint64(in.device.ptr) + uint64(4*n*in.maxRows) }
+
+func (in *inputs) tokens() uint64    { return in.at(0) }
+func (in *inputs) positions() uint64 { return in.at(1) }
+func (in *inputs) tableOf() uint64   { return in.at(2) }
+func (in *inputs) pick() uint64      { return in.at(3) }
+func (in *inputs) tables() uint64    { return in.at(4) }
+
+// fits says whether there is room for the step's tables, and what they need.
+func (in *inputs) fits(step *device.Step) (need int, ok bool) {
+	for _, s := range step.Seqs {
+		need += len(s.Blocks)
+	}
+	return need, need <= len(in.ints)-inputParts*in.maxRows
+}
+
+// write fills in a step that fits and sends it.
+func (in *inputs) write(d *Device, step *device.Step) error {
+	copy(in.part(0), step.Tokens)
+	positions, tableOf, pick, tables := in.part(1), in.part(2), in.part(3), in.ints[inputParts*in.maxRows:]
+	row, at := 0, 0
+	for _, s := range step.Seqs {
+		for r := range s.Rows {
+			positions[row], tableOf[row] = int32(s.Start+r), int32(at)
+			row++
+		}
+		at += copy(tables[at:], s.Blocks)
+	}
+	for i, r := range step.Logits {
+		pick[i] = int32(r)
+	}
+	return d.drv.CopyToDevice(in.device.ptr, in.host[:4*(inputParts*in.maxRows+at)], d.stream)
+}

@@ -1,0 +1,41 @@
+package cuda_test
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"kigo/engine/device"
+	"kigo/engine/device/cuda"
+	"kigo/engine/device/cuda/driver"
+	"kigo/engine/device/devicetest"
+)
+
+// open makes the first GPU's device, or skips the test where there is none. With
+// KIGO_REQUIRE_GPU=1 that is a failure.
+func open(t *testing.T, cfg cuda.Config) *cuda.Device {
+	t.Helper()
+	d, err := cuda.New(cfg)
+	if err == nil {
+		return d
+	}
+	if os.Getenv("KIGO_REQUIRE_GPU") == "1" || !errors.Is(err, driver.ErrNoDriver) && !errors.Is(err, driver.ErrNoDevice) {
+		t.Fatal(err)
+	}
+	t.Skipf("no GPU: %v", err)
+	return nil
+}
+
+// A product rounds what enters it to float16: 2^-12 relative at most. Over the
+// few values of the smallest shapes, errors of 1.5e-4 scatter.
+func TestConformance(t *testing.T) {
+	shared := open(t, cuda.Config{})
+	t.Cleanup(func() { shared.Close() })
+	devicetest.Run(t, func(t *testing.T) device.Device { return keepOpen{shared} }, devicetest.Bounds{Float: 8e-4, Quantized: 8e-4})
+}
+
+// keepOpen lets the cases of the suite, which each open a device, share one:
+// starting a context takes a fifth of a second.
+type keepOpen struct{ *cuda.Device }
+
+func (keepOpen) Close() error { return nil }

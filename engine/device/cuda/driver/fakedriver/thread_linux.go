@@ -1,0 +1,6 @@
+package fakedriver
+
+import "syscall"
+
+// thread is the calling OS thread.
+func thread() int { return syscall.Gettid() }

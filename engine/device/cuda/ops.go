@@ -1,0 +1,242 @@
+package cuda
+
+import (
+	"fmt"
+	"math"
+
+	"kigo/engine/device"
+	"kigo/engine/device/cuda/driver"
+	"kigo/kernels"
+)
+
+// embedding looks up the rows of the step's tokens.
+type embedding struct {
+	op *device.Embed
+	l  *launch[kernels.EmbedParams]
+}
+
+func (x *executable) newEmbed(op *device.Embed) (operation, error) {
+	l, err := newLaunch(x.dev, "embed", 128, kernels.EmbedParams{
+		Table: x.ws.layout(int(op.Table)),
+		Out:   x.values[op.Out],
+		Clear: x.best, Clears: logitRows, // before the step's logits are ranked
+	})
+	return &embedding{op, l}, err
+}
+
+func (o *embedding) run(x *executable, s *stepShape) error {
+	o.l.params.Tokens, o.l.params.Rows = x.in.tokens(), uint32(s.rows)
+	if err := start(x.dev, o.l.grid(ceilDiv(int(o.l.params.Table.Cols), 128), s.rows, 1), x.dev.stream); err != nil {
+		return err
+	}
+	return x.tapValue(o.op.Out, s)
+}
+
+// angleTable is the cosines and sines by which a step's rows are rotated.
+type angleTable struct {
+	freq, table uint64
+	l           *launch[kernels.AnglesParams]
+}
+
+func (a *angleTable) turn(x *executable, s *stepShape) error {
+	a.l.params.Positions, a.l.params.Rows = x.in.positions(), uint32(s.rows)
+	return start(x.dev, a.l.grid(ceilDiv(int(a.l.params.Pairs), 64), s.rows, 1), x.dev.stream)
+}
+
+// newAngles sends the frequencies, in radians a position.
+func (x *executable) newAngles(op *device.Rope, a *angleTable) (err error) {
+	pairs := op.Dims / 2
+	factors := make([]float32, 0, pairs)
+	if op.Factors != device.NoTensor {
+		if factors, err = x.fetchTensor(op.Factors); err != nil {
+			return err
+		}
+	}
+	d := x.dev
+	host, err := d.drv.HostAlloc(8 * pairs)
+	if err != nil {
+		return d.wrap(err, "angles")
+	}
+	freq := doubles(host)
+	for i := range freq {
+		freq[i] = op.Scale * math.Pow(op.Base, -2*float64(i)/float64(op.Dims))
+		if len(factors) > 0 {
+			freq[i] /= float64(factors[i])
+		}
+	}
+	err = d.drv.CopyToDevice(driver.Ptr(a.freq), host, d.stream)
+	if err == nil {
+		err = d.drv.SyncStream(d.stream)
+	}
+	if ferr := d.drv.HostFree(host); err == nil {
+		err = ferr
+	}
+	if err != nil {
+		return d.wrap(err, "angles")
+	}
+	a.l, err = newLaunch(d, "angles", 64, kernels.AnglesParams{Freq: a.freq, Out: a.table, Pairs: uint32(pairs)})
+	return err
+}
+
+// fetchTensor dequantizes a small tensor and brings it to the host.
+func (x *executable) fetchTensor(id device.TensorID) ([]float32, error) {
+	t := &x.prog.Tensors[id]
+	n := t.Rows * t.Cols
+	b, err := x.dev.allocate(uint64(4*n), t.Name)
+	if err != nil {
+		return nil, err
+	}
+	l, err := newLaunch(x.dev, "dequantize", 256, kernels.DequantizeParams{Layout: x.ws.layout(int(id)), Out: uint64(b.ptr), Count: uint64(n)})
+	if err == nil {
+		err = start(x.dev, l.grid(ceilDiv(n, 256), 1, 1), x.dev.stream)
+	}
+	var v []float32
+	if err == nil {
+		v, err = x.fetch(uint64(b.ptr), n)
+	}
+	if ferr := x.dev.release(&b); err == nil {
+		err = ferr
+	}
+	return v, err
+}
+
+// rotate turns queries and keys and appends to the KV cache.
+type rotate struct {
+	op    *device.Rope
+	angle *angleTable
+	fused bool // the layer's attention can do it
+	l     *launch[kernels.AppendParams]
+}
+
+func (x *executable) newRope(op *device.Rope) (operation, error) {
+	a := x.angles[rotation{op.Dims, op.Base, op.Scale, op.Factors}]
+	if a.l == nil {
+		if err := x.newAngles(op, a); err != nil {
+			return nil, err
+		}
+	}
+	p := kernels.AppendParams{
+		Cache: x.cache.layer(op.Layer),
+		Q:     x.values[op.Q], K: x.values[op.K], V: x.values[op.V],
+		QOut: x.values[op.QOut], KOut: x.values[op.KOut],
+		Angles: a.table,
+		Heads:  uint32(op.Heads),
+		Dims:   uint32(op.Dims),
+	}
+	if op.Style == device.RopeHalves {
+		p.Halves = 1
+	}
+	l, err := newLaunch(x.dev, "append", min(max(32, op.HeadDim), 256), p)
+	o := &rotate{op: op, angle: a, l: l}
+	x.ropes[op.Layer] = o
+	return o, err
+}
+
+// run leaves a step with one row of each sequence to the attention that follows.
+func (o *rotate) run(x *executable, s *stepShape) error {
+	if o.fused && s.single && !x.watched() {
+		return nil
+	}
+	p := &o.l.params
+	p.Positions, p.Tables, p.TableOf, p.Rows = x.in.positions(), x.in.tables(), x.in.tableOf(), uint32(s.rows)
+	if err := start(x.dev, o.l.grid(o.op.Heads+2*o.op.KVHeads, s.rows, 1), x.dev.stream); err != nil {
+		return err
+	}
+	if err := x.tapValue(o.op.QOut, s); err != nil {
+		return err
+	}
+	return x.tapValue(o.op.KOut, s)
+}
+
+// attention over the cache.
+type attention struct {
+	op    *device.Attend
+	lanes int
+	// By how many query heads of a KV head a block serves together; with the
+	// rotation before it, where that can be done on the way.
+	plain, fused map[int]*launch[kernels.AttendParams]
+}
+
+// splitTokens is the length of the parts in which attention walks over a
+// sequence (SPLIT in kernels/attention.cu).
+const splitTokens = 128
+
+// attendThreads is the size of a block of the attention kernels.
+const attendThreads = 256
+
+func (x *executable) newAttend(op *device.Attend) (operation, error) {
+	if op.HeadDim%8 != 0 || op.HeadDim > 256 {
+		return nil, fmt.Errorf("%w: attention with heads of %d elements; the kernels take multiples of 8 up to 256", device.ErrNotSupported, op.HeadDim)
+	}
+	o := &attention{op: op, lanes: 4, plain: map[int]*launch[kernels.AttendParams]{}, fused: map[int]*launch[kernels.AttendParams]{}}
+	for o.lanes*8 < op.HeadDim {
+		o.lanes *= 2
+	}
+	p := kernels.AttendParams{
+		Cache: x.cache.layer(op.Layer),
+		Q:     x.values[op.Q], Out: x.values[op.Out],
+		Partial: x.partial, PartialMl: x.partial + align(4*uint64(x.partMax*op.HeadDim/(op.HeadDim+2)), 8),
+		Count: x.counts,
+		Heads: uint32(op.Heads),
+		Scale: op.Scale,
+	}
+	r := x.ropes[op.Layer]
+	if r != nil && r.op.QOut != op.Q {
+		r = nil
+	}
+	for _, heads := range []int{1, 2, 4} {
+		if heads > 1 && heads/2 >= op.Heads/op.KVHeads {
+			continue
+		}
+		l, err := newLaunch(x.dev, fmt.Sprintf("attend_%dx%d", o.lanes, heads), attendThreads, p)
+		if err != nil {
+			return nil, err
+		}
+		o.plain[heads] = l
+		if r == nil {
+			continue
+		}
+		fused := p
+		fused.Q, fused.K, fused.V = r.l.params.Q, r.l.params.K, r.l.params.V
+		fused.Angles, fused.Dims, fused.Halves = r.l.params.Angles, r.l.params.Dims, r.l.params.Halves
+		if o.fused[heads], err = newLaunch(x.dev, fmt.Sprintf("attend_append_%dx%d", o.lanes, heads), attendThreads, fused); err != nil {
+			return nil, err
+		}
+		r.fused = true
+	}
+	return o, nil
+}
+
+// spread decides over how many blocks a row's positions go, and how many heads
+// a block serves: few when there are multiprocessors to spare, many when keys and
+// values should be read only once. Neither changes the result: see
+// kernels/attention.cu.
+func (o *attention) spread(x *executable, s *stepShape) (splits, heads int) {
+	splits = s.splits
+	group := o.op.Heads / o.op.KVHeads
+	if s.rows*o.op.KVHeads >= 4*x.dev.props.SMs || s.rows*o.op.Heads*splits*(o.op.HeadDim+2) > x.partMax ||
+		s.rows*o.op.Heads > maxCounts {
+		splits = 1
+	}
+	heads = 1
+	for heads < 4 && o.plain[2*heads] != nil && s.rows*o.op.KVHeads*ceilDiv(group, 2*heads)*splits >= x.dev.props.SMs {
+		heads *= 2
+	}
+	return splits, heads
+}
+
+func (o *attention) run(x *executable, s *stepShape) error {
+	splits, heads := o.spread(x, s)
+	l := o.plain[heads]
+	if fused := o.fused[heads]; fused != nil && s.single && !x.watched() {
+		l = fused
+	}
+	p := &l.params
+	p.Positions, p.Tables, p.TableOf = x.in.positions(), x.in.tables(), x.in.tableOf()
+	p.Rows, p.Splits = uint32(s.rows), uint32(splits)
+	groups := ceilDiv(o.op.Heads/o.op.KVHeads, heads)
+	if err := start(x.dev, l.grid(s.rows, o.op.KVHeads*groups, splits), x.dev.stream); err != nil {
+		return err
+	}
+	return x.tapValue(o.op.Out, s)
+}

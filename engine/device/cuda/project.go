@@ -1,0 +1,478 @@
+package cuda
+
+import (
+	"kigo/engine/device"
+	"kigo/engine/device/cuda/driver"
+	"kigo/kernels"
+)
+
+// The shapes of kernels/project.cuh.
+const (
+	fewRows        = 8
+	manyRows       = 64
+	manyWarps      = 8
+	manyHalfStride = 256*2 + 32
+	manySumStride  = 256/16 + 4
+	manyShared     = 2 * manyRows * (manyHalfStride + 4*manySumStride)
+	fewSharedLimit = 96 << 10 // beyond it, many does as well
+	normWarps      = 8
+
+	wideRows    = 128
+	wideColumns = 64
+	wideStages  = 4
+	fewWarps    = 8
+)
+
+// product is one launch of a projection: matrices of one format and width, by
+// the kernel that fits the number of rows.
+type product struct {
+	tiles                int // of all matrices; of one with a gate
+	sms                  int // multiprocessors of the GPU
+	one, few, many, wide *launch[kernels.ProjectParams]
+}
+
+// matrix describes a weight matrix to the kernels; out is where its result goes.
+func (x *executable) matrix(weight, bias device.TensorID, out uint64) kernels.Matrix {
+	p := &x.ws.places[weight]
+	m := kernels.Matrix{
+		Bias:  x.vector(bias),
+		Out:   out,
+		Outs:  uint32(p.tensor.Rows),
+		Tiles: uint32(ceilDiv(p.tensor.Rows, tileRows)),
+	}
+	for i := range m.Plane {
+		m.Plane[i] = uint64(x.ws.mem.ptr) + p.offset + p.plane[i].Offset
+	}
+	return m
+}
+
+// newProduct prepares the launches of up to three matrices of the format and
+// width of like, or of a gated pair, for rows at in with an optional norm.
+func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix, gated bool, in, residual uint64, norm *device.Norm) (*product, error) {
+	p := &x.ws.places[like]
+	params := kernels.ProjectParams{
+		In:   in,
+		Half: x.half, Sums: x.sums, Scale: x.scales,
+		Residual: residual,
+		Matrices: uint32(len(matrices)),
+		Width:    uint32(p.tensor.Cols),
+		Stride:   uint32(stride(p.tensor.Cols)),
+		Steps:    uint32(p.steps()),
+	}
+	if norm != nil {
+		params.Gain, params.Eps = x.vector(norm.Weight), norm.Eps
+	}
+	copy(params.Matrix[:], matrices)
+	if gated {
+		params.Gated = 1
+		params.Tiles = matrices[0].Tiles
+	} else {
+		for _, m := range matrices {
+			params.Tiles += m.Tiles
+		}
+	}
+	params.Segments = uint32(x.segments(p, gated, int(params.Tiles)))
+	warps := int(params.Segments) // of all blocks that share a tile
+	if gated {
+		warps *= 2
+	}
+	pr := &product{tiles: int(params.Tiles)}
+	for _, k := range []struct {
+		to              **launch[kernels.ProjectParams]
+		prefix          string
+		threads, shared int
+	}{
+		{&pr.one, "one_", 32 * fewWarps, fewShared(int(params.Stride), 1, warps)},
+		{&pr.few, "few_", 32 * fewWarps, fewShared(int(params.Stride), fewRows, warps)},
+		{&pr.many, "many_", 32 * manyWarps, manyShared},
+		{&pr.wide, "wide_", p.scheme.wideThreads, wideShared(p.scheme.wideThreads)},
+	} {
+		if k.prefix == "wide_" && x.dev.code.kernels["wide_"+p.scheme.kernel] == nil {
+			continue // not in the machine code for this GPU
+		}
+		if (k.to == &pr.one || k.to == &pr.few) && k.shared > fewSharedLimit {
+			continue
+		}
+		l, err := newLaunch(x.dev, k.prefix+p.scheme.kernel, k.threads, params)
+		if err != nil {
+			return nil, err
+		}
+		l.how.Shared = uint32(k.shared)
+		if err := x.dev.allowShared(l.kernel, k.shared); err != nil {
+			return nil, err
+		}
+		*k.to = l
+		pr.sms = x.dev.props.SMs
+		if k.to == &pr.many || k.to == &pr.wide {
+			continue
+		}
+		blocks, err := x.dev.resident(l, pr.tiles)
+		if err != nil {
+			return nil, err
+		}
+		l.grid(blocks, 1, 1)
+		if warps > fewWarps {
+			l.how.Cluster = uint32(warps / fewWarps)
+			l.how.Grid[0] *= l.how.Cluster
+		}
+	}
+	return pr, nil
+}
+
+// rank makes the kernels note the largest output of each row.
+func (pr *product) rank(best uint64) {
+	for _, l := range []*launch[kernels.ProjectParams]{pr.one, pr.few, pr.many, pr.wide} {
+		if l != nil {
+			l.params.Best = best
+		}
+	}
+}
+
+// segments is into how many parts, summed apart, a row of weights is cut. It
+// decides the order of the sum, so it depends on the matrices and the GPU's kind
+// alone and is the same for all rows of activations. Where a tile to a block keeps
+// less than half of an H100's multiprocessors busy, two blocks share it, if clusters
+// exist and there is enough to share.
+func (x *executable) segments(p *placement, gated bool, tiles int) int {
+	switch {
+	case gated:
+		return fewWarps / 2
+	case x.dev.props.Clusters && tiles <= 66 && p.steps()*p.scheme.stepCols >= 2048:
+		return 2 * fewWarps
+	}
+	return fewWarps
+}
+
+// wideShared is that of wide; see kernels/wide.cuh.
+func wideShared(threads int) int {
+	stages := wideStages * wideRows * (wideColumns*2 + wideColumns/16*4)
+	outputs := 4 * (threads / 32 * tileRows) * (wideRows + 1)
+	return max(stages+4*threads*wideRows/2, outputs)
+}
+
+// fewShared is the dynamic shared memory of one (rows 1) and few (rows 8); see
+// kernels/project.cuh.
+func fewShared(stride, rows, warps int) int {
+	return rows*(2*stride+32) + 4*rows*(stride/16+1) + 2*4*warps*tileRows*rows + 2*4*rows*normWarps
+}
+
+// takes says which kernel multiplies so many rows. Only many needs what prepare
+// makes.
+func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
+	switch {
+	case rows == 1 && pr.one != nil:
+		return pr.one
+	case rows <= fewRows && pr.few != nil:
+		return pr.few
+	}
+	// Blocks of wide are large: it needs enough of them.
+	if pr.wide != nil && rows > manyRows && ceilDiv(rows, wideRows)*ceilDiv(pr.tiles, tilesOf(pr.wide)) >= pr.sms*3/4 {
+		return pr.wide
+	}
+	return pr.many
+}
+
+// tilesOf is how many tiles of one matrix a block of many or wide has: a warp has
+// one, of either matrix with a gate.
+func tilesOf(l *launch[kernels.ProjectParams]) int {
+	n := int(l.how.Block[0]) / 32
+	if l.params.Gated != 0 {
+		n /= 2
+	}
+	return n
+}
+
+// run multiplies rows; pick is the address of their numbers, or 0.
+func (pr *product) run(x *executable, rows int, pick uint64, wide bool) error {
+	l := pr.takes(rows)
+	if l == pr.wide && !wide {
+		l = pr.many
+	}
+	if l == pr.many || l == pr.wide {
+		high := manyRows
+		if l == pr.wide {
+			high = wideRows
+		}
+		l.grid(ceilDiv(rows, high), ceilDiv(pr.tiles, tilesOf(l)), 1)
+	}
+	l.params.Rows, l.params.Pick = uint32(rows), pick
+	return start(x.dev, l, x.dev.stream)
+}
+
+// newPrepare makes what enters a product of the values at in.
+func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bool) (*launch[kernels.PrepareParams], error) {
+	p := kernels.PrepareParams{
+		In: in, Half: x.half, Sums: x.sums, Scale: x.scales,
+		Width: uint32(width), Stride: uint32(stride(width)),
+	}
+	if norm != nil {
+		p.Gain, p.Eps = x.vector(norm.Weight), norm.Eps
+	}
+	if wide || x.watched() {
+		p.Wide = x.wide
+	}
+	return newLaunch(x.dev, "prepare", 256, p)
+}
+
+// prepareFor rounds rows for products that do not do it themselves, or where
+// somebody wants to see them.
+func (x *executable) prepareFor(l *launch[kernels.PrepareParams], rows int, wanted bool, products ...*product) error {
+	wanted = wanted || x.watched()
+	wide := len(products) > 0
+	for _, pr := range products {
+		wanted = wanted || pr.takes(rows) == pr.many || pr.takes(rows) == pr.wide
+		wide = wide && pr.takes(rows) == pr.wide
+	}
+	if !wanted {
+		return nil
+	}
+	// The two want the halves in different orders: all products take wide or none.
+	l.params.Wgmma = 0
+	if wide {
+		l.params.Wgmma = 1
+	}
+	l.params.Rows = uint32(rows)
+	return start(x.dev, l.grid(rows, 1, 1), x.dev.stream)
+}
+
+// projection is a Project operator: one product for each format among its
+// matrices.
+type projection struct {
+	op       *device.Project
+	prepare  *launch[kernels.PrepareParams]
+	products []*product
+	floats   []*launch[kernels.ProjectF32Params]
+	gate     *launch[kernels.GateParams] // nil: none, or within the product
+}
+
+func (x *executable) newProject(op *device.Project) (operation, error) {
+	width := x.prog.Values[op.In].Width
+	in := x.values[op.In]
+	residual := uint64(0)
+	if op.Residual != device.NoValue {
+		residual = x.values[op.Residual]
+	}
+	o := &projection{op: op}
+	outs := make([]uint64, len(op.Mats))
+	for i, m := range op.Mats {
+		if m.Out != device.NoValue {
+			outs[i] = x.values[m.Out]
+		}
+	}
+	formats := make([]string, len(op.Mats))
+	anyFloat := false
+	for i, m := range op.Mats {
+		formats[i] = x.prog.Tensors[m.Weight].Format.Name
+		anyFloat = anyFloat || x.isFloat32(m.Weight)
+	}
+	gated := op.Act != device.ActNone
+	together := gated && formats[0] == formats[1] && !anyFloat
+	if gated && !together {
+		// Both products first, then the gate, which takes the residual's place in
+		// the order: a gated product has none.
+		if err := x.newGate(o, outs[0]); err != nil {
+			return nil, err
+		}
+		copy(outs, x.spare[:])
+	}
+	var err error
+	if o.prepare, err = x.newPrepare(in, width, op.Norm, anyFloat); err != nil {
+		return nil, err
+	}
+	done := make([]bool, len(op.Mats))
+	for i, m := range op.Mats {
+		if done[i] {
+			continue
+		}
+		if x.isFloat32(m.Weight) {
+			l, err := x.newFloat32(m, outs[i], residual)
+			if err != nil {
+				return nil, err
+			}
+			o.floats = append(o.floats, l)
+			continue
+		}
+		var same []kernels.Matrix
+		for j := i; j < len(op.Mats); j++ {
+			if formats[j] == formats[i] && (!gated || together) {
+				same = append(same, x.matrix(op.Mats[j].Weight, op.Mats[j].Bias, outs[j]))
+				done[j] = true
+			}
+		}
+		if len(same) == 0 { // one half of a pair of two formats
+			same = append(same, x.matrix(m.Weight, m.Bias, outs[i]))
+		}
+		for at := 0; at < len(same); at += maxMatrices {
+			part := same[at:min(at+maxMatrices, len(same))]
+			pr, err := x.newProduct(m.Weight, part, together, in, residual, op.Norm)
+			if err != nil {
+				return nil, err
+			}
+			o.products = append(o.products, pr)
+		}
+	}
+	return o, nil
+}
+
+// maxMatrices is how many a launch takes (ProjectParams).
+const maxMatrices = len(kernels.ProjectParams{}.Matrix)
+
+func (x *executable) newFloat32(m device.Matrix, out, residual uint64) (*launch[kernels.ProjectF32Params], error) {
+	p := &x.ws.places[m.Weight]
+	l, err := newLaunch(x.dev, "project_f32", 256, kernels.ProjectF32Params{
+		Weight: uint64(x.ws.mem.ptr) + p.offset,
+		Bias:   x.vector(m.Bias),
+		In:     x.wide, Residual: residual, Out: out,
+		Cols: uint32(p.tensor.Cols), Outs: uint32(p.tensor.Rows),
+	})
+	return l, err
+}
+
+func (x *executable) newGate(o *projection, out uint64) (err error) {
+	o.gate, err = newLaunch(x.dev, "gate", 256, kernels.GateParams{Gate: x.spare[0], Up: x.spare[1], Out: out})
+	return err
+}
+
+func (o *projection) run(x *executable, s *stepShape) error {
+	if err := x.prepareFor(o.prepare, s.rows, len(o.floats) > 0, o.products...); err != nil {
+		return err
+	}
+	if o.op.Norm != nil {
+		if err := x.tap(o.op.Norm.Stage, x.wide, s.rows, int(o.prepare.params.Width)); err != nil {
+			return err
+		}
+	}
+	for _, pr := range o.products {
+		if err := pr.run(x, s.rows, 0, o.prepare.params.Wgmma != 0); err != nil {
+			return err
+		}
+	}
+	for _, l := range o.floats {
+		l.params.Rows = uint32(s.rows)
+		if err := start(x.dev, l.grid(ceilDiv(int(l.params.Outs), 8), s.rows, 1), x.dev.stream); err != nil {
+			return err
+		}
+	}
+	if o.gate != nil {
+		n := s.rows * x.prog.Values[o.op.Mats[0].Out].Width
+		o.gate.params.Count = uint64(n)
+		if err := start(x.dev, o.gate.grid(min(ceilDiv(n, 256), 4*x.dev.props.SMs), 1, 1), x.dev.stream); err != nil {
+			return err
+		}
+	}
+	for _, m := range o.op.Mats {
+		if m.Out == device.NoValue {
+			continue
+		}
+		if err := x.tapValue(m.Out, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// logits projects the chosen rows onto the vocabulary, logitRows at a time.
+type logits struct {
+	op      *device.Logits
+	prepare *launch[kernels.PrepareParams]
+	product *product                          // or
+	float   *launch[kernels.ProjectF32Params] // of F32 weights
+}
+
+func (x *executable) newLogits(op *device.Logits) (operation, error) {
+	o := &logits{op: op}
+	var err error
+	isFloat := x.isFloat32(op.Weight)
+	if o.prepare, err = x.newPrepare(x.values[op.In], x.prog.Values[op.In].Width, op.Norm, isFloat); err != nil {
+		return nil, err
+	}
+	if isFloat {
+		o.float, err = x.newFloat32(device.Matrix{Weight: op.Weight, Bias: device.NoTensor}, x.logits, 0)
+		return o, err
+	}
+	o.product, err = x.newProduct(op.Weight, []kernels.Matrix{x.matrix(op.Weight, device.NoTensor, x.logits)}, false, x.values[op.In], 0, op.Norm)
+	if err == nil {
+		o.product.rank(x.best)
+	}
+	return o, err
+}
+
+// run computes the first logitRows rows, which Run fetches.
+func (o *logits) run(x *executable, s *stepShape) error {
+	x.last = o
+	if s.logits == 0 {
+		return nil
+	}
+	return o.compute(x, 0, min(logitRows, s.logits))
+}
+
+// compute makes the logits of n of the step's chosen rows.
+func (o *logits) compute(x *executable, at, n int) error {
+	x.held = at
+	pick := x.in.pick() + uint64(4*at)
+	o.prepare.params.Pick = pick
+	if o.float != nil {
+		if err := x.prepareFor(o.prepare, n, true); err != nil {
+			return err
+		}
+		o.float.params.Rows = uint32(n)
+		return start(x.dev, o.float.grid(ceilDiv(x.prog.Vocab, 8), n, 1), x.dev.stream)
+	}
+	if err := x.prepareFor(o.prepare, n, false, o.product); err != nil {
+		return err
+	}
+	return o.product.run(x, n, pick, o.prepare.params.Wgmma != 0)
+}
+
+// fetch brings the logits to the host, computing those of further rows as it
+// goes, and waits for the end of the step.
+func (o *logits) fetch(x *executable, s *stepShape) error {
+	vocab, d := x.prog.Vocab, x.dev
+	var normed []float32
+	x.result = nil
+	for at := 0; at < s.logits; at += logitRows {
+		n := min(logitRows, s.logits-at)
+		if at != x.held {
+			if err := o.compute(x, at, n); err != nil {
+				return err
+			}
+		}
+		if x.watched() && o.op.Norm != nil {
+			part, err := x.fetch(x.wide, n*int(o.prepare.params.Width))
+			if err != nil {
+				return err
+			}
+			normed = append(normed, part...)
+		}
+		bytes := 4 * n * vocab
+		if err := d.drv.CopyToHost(x.host[:bytes], driver.Ptr(x.logits), d.stream); err != nil {
+			return d.wrap(err, "fetch logits")
+		}
+		if s.logits <= logitRows {
+			x.result = floats(x.host[:bytes])
+			break
+		}
+		if err := d.drv.SyncStream(d.stream); err != nil {
+			return d.wrap(err, "fetch logits")
+		}
+		x.own = append(x.own[:at*vocab], floats(x.host[:bytes])...)
+		x.result = x.own
+	}
+	if err := d.drv.SyncStream(d.stream); err != nil {
+		return d.wrap(err, "step of %d rows", s.rows)
+	}
+	return o.show(x, s, normed)
+}
+
+// show taps the rows that the logits were made of, and the logits.
+func (o *logits) show(x *executable, s *stepShape, normed []float32) error {
+	if !x.watched() || s.logits == 0 {
+		return nil
+	}
+	if o.op.Norm != nil {
+		if err := x.see(o.op.Norm.Stage, s.logits, int(o.prepare.params.Width), normed); err != nil {
+			return err
+		}
+	}
+	return x.see(o.op.Stage, s.logits, x.prog.Vocab, x.result)
+}

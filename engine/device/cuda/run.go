@@ -1,0 +1,156 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"unsafe"
+
+	"kigo/engine/device"
+	"kigo/engine/device/cuda/driver"
+)
+
+// Run performs a step and fetches the logits.
+func (x *executable) Run(step *device.Step) ([]float32, error) {
+	shape, unbind, err := x.perform(step)
+	if err != nil {
+		return nil, err
+	}
+	defer unbind()
+	x.shape = shape
+	if err := x.last.fetch(x, &x.shape); err != nil {
+		return nil, err
+	}
+	return x.result, nil
+}
+
+// perform sends the step's inputs and launches every operation. It leaves the
+// context bound, and the work under way.
+func (x *executable) perform(step *device.Step) (shape stepShape, unbind func(), err error) {
+	if x.closed || x.cache.closed.Load() || x.ws.closed.Load() {
+		return shape, nil, fmt.Errorf("run: %w", device.ErrClosed)
+	}
+	if err := step.Check(x.prog.Vocab, x.opt.MaxRows, x.cache.shape.BlockSize, x.cache.blocks); err != nil {
+		return shape, nil, err
+	}
+	if unbind, err = x.dev.bind(); err != nil {
+		return shape, nil, err
+	}
+	defer func() {
+		if err != nil {
+			unbind()
+		}
+	}()
+	if need, ok := x.in.fits(step); !ok {
+		// Graphs know the old addresses.
+		if err := errors.Join(x.dropGraphs(), x.in.grow(x.dev, 2*need)); err != nil {
+			return shape, nil, err
+		}
+	}
+	if err := x.in.write(x.dev, step); err != nil {
+		return shape, nil, x.dev.wrap(err, "send the step")
+	}
+	shape = shapeOf(step)
+	x.held = 0
+	if shape.single && shape.rows <= graphRows && shape.logits <= logitRows && !x.watched() {
+		return shape, unbind, x.replay(&shape)
+	}
+	return shape, unbind, x.launch(&shape)
+}
+
+func shapeOf(step *device.Step) stepShape {
+	s := stepShape{rows: len(step.Tokens), logits: len(step.Logits), single: true}
+	longest := 0
+	for _, q := range step.Seqs {
+		longest = max(longest, q.Start+q.Rows)
+		s.single = s.single && q.Rows == 1
+	}
+	// A power of two, so that few different graphs serve a growing sequence.
+	for s.splits = 1; s.splits*splitTokens < longest; {
+		s.splits *= 2
+	}
+	return s
+}
+
+// launch starts every operation of a step.
+func (x *executable) launch(s *stepShape) error {
+	for _, a := range x.angles {
+		if err := a.turn(x, s); err != nil {
+			return err
+		}
+	}
+	for _, op := range x.ops {
+		if err := op.run(x, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetch copies values from the device and waits for them. It is for taps and
+// checks, and not fast.
+func (x *executable) fetch(at uint64, count int) ([]float32, error) {
+	v := make([]float32, count)
+	d := x.dev
+	for done := 0; done < count; {
+		n := min(count-done, len(x.host)/4)
+		if err := d.drv.CopyToHost(x.host[:4*n], driver.Ptr(at)+driver.Ptr(4*done), d.stream); err != nil {
+			return nil, d.wrap(err, "fetch results")
+		}
+		if err := d.drv.SyncStream(d.stream); err != nil {
+			return nil, d.wrap(err, "fetch results")
+		}
+		copy(v[done:], floats(x.host[:4*n]))
+		done += n
+	}
+	return v, nil
+}
+
+// tap shows a stage to the one who asked for it, and with checks looks for NaNs.
+func (x *executable) tap(stage string, at uint64, rows, width int) error {
+	if x.opt.Tap == nil && !x.dev.cfg.Checks || rows == 0 {
+		return nil
+	}
+	v, err := x.fetch(at, rows*width)
+	if err != nil {
+		return err
+	}
+	return x.see(stage, rows, width, v)
+}
+
+// see is tap of what is on the host already.
+func (x *executable) see(stage string, rows, width int, v []float32) error {
+	if x.dev.cfg.Checks {
+		for i, f := range v {
+			if math.IsNaN(float64(f)) {
+				return fmt.Errorf("stage %s: NaN in row %d, column %d", stage, i/width, i%width)
+			}
+		}
+	}
+	if x.opt.Tap != nil {
+		x.opt.Tap(stage, rows, width, v)
+	}
+	return nil
+}
+
+// tapValue is tap of a value of the program.
+func (x *executable) tapValue(v device.Value, s *stepShape) error {
+	info := x.prog.Values[v]
+	return x.tap(info.Stage, x.values[v], s.rows, info.Width)
+}
+
+// watched says that somebody looks at every stage.
+func (x *executable) watched() bool { return x.opt.Tap != nil || x.dev.cfg.Checks }
+
+// floats and int32s see pinned memory, which is aligned to pages, as numbers.
+func floats(b []byte) []float32 {
+	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/4)
+}
+
+func int32s(b []byte) []int32 {
+	return unsafe.Slice((*int32)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/4)
+}
+
+func doubles(b []byte) []float64 {
+	return unsafe.Slice((*float64)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/8)
+}

@@ -1,0 +1,98 @@
+// Rows of floats become what a product takes: halves, and the sums of 16 of them.
+//
+// A norm is split up: the gain meets the values before they are rounded, and the
+// factor 1/rms meets the sums of products at the end, so that nothing has to
+// wait for the sum of squares. Values are rounded as they are if the largest is
+// between 2^-8 and 2^15; other rows are scaled by a power of two, undone at the
+// end with the factor.
+//
+// Whether kernel prepare does it for many rows or a projection for its own few,
+// the operations are the same.
+#pragma once
+#include "device.cuh"
+
+// The sum of squares is that of 256 threads with 8 values each at a time, a tree
+// within each of 8 warps, then warp after warp.
+static constexpr int NORM_WARPS = 8;
+
+struct Octet {
+    float v[8];
+    __device__ __forceinline__ void load(const float *in, uint32_t at, uint32_t width) {
+        if (at + 8 <= width && width % 4 == 0) {
+            float4 a = *(const float4 *)(in + at), b = *(const float4 *)(in + at + 4);
+            v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+        } else {
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                v[i] = at + i < width ? in[at + i] : 0;
+        }
+    }
+    __device__ __forceinline__ float squares(float sum) const {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            sum = fmaf(v[i], v[i], sum);
+        return sum;
+    }
+    __device__ __forceinline__ void multiply(const Octet &gain) {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            v[i] = __fmul_rn(v[i], gain.v[i]);
+    }
+    __device__ __forceinline__ float largest(float most) const {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            most = fmaxf(most, fabsf(v[i]));
+        return most;
+    }
+    // Rounds to halves in four words; returns their sum.
+    __device__ __forceinline__ float pack(uint32_t *w, float down) const {
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            w[i] = pack_half(__fmul_rn(v[2 * i], down), __fmul_rn(v[2 * i + 1], down));
+            sum = __fadd_rn(sum, low_half(w[i]));
+            sum = __fadd_rn(sum, high_half(w[i]));
+        }
+        return sum;
+    }
+    // The same, to half[0..7].
+    __device__ __forceinline__ float round(void *half, float down) const {
+        uint32_t w[4];
+        float sum = pack(w, down);
+        *(uint4 *)half = make_uint4(w[0], w[1], w[2], w[3]);
+        return sum;
+    }
+};
+
+__device__ __forceinline__ float warp_sum(float v) {
+#pragma unroll
+    for (int d = 16; d; d >>= 1)
+        v = __fadd_rn(v, __shfl_xor_sync(~0u, v, d));
+    return v;
+}
+
+__device__ __forceinline__ float warp_max(float v) {
+#pragma unroll
+    for (int d = 16; d; d >>= 1)
+        v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
+    return v;
+}
+
+// By which power of two a row with that largest value is scaled: up undoes it.
+__device__ __forceinline__ bool row_scale(float most, float *down, float *up) {
+    *down = *up = 1;
+    if ((most >= 0.00390625f && most <= 32768.f) || most == 0 || !(most < __int_as_float(0x7f800000)))
+        return false;
+    int e = min(max((int)(__float_as_uint(most) >> 23) - 127 - 13, -120), 120);
+    *down = __uint_as_float((uint32_t)(127 - e) << 23);
+    *up = __uint_as_float((uint32_t)(127 + e) << 23);
+    return true;
+}
+
+__device__ __forceinline__ float inverse_rms(const float *squares, uint32_t width, float eps) {
+    float s = 0;
+#pragma unroll
+    for (int w = 0; w < NORM_WARPS; w++)
+        s = __fadd_rn(s, squares[w]);
+    return rsqrtf(__fadd_rn(s / (float)width, eps));
+}

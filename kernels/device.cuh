@@ -1,0 +1,89 @@
+// Instructions that C++ has no words for, one function each.
+#pragma once
+#include "kigo.cuh"
+
+__device__ __forceinline__ float half_to_float(uint16_t h) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+    return f;
+}
+
+__device__ __forceinline__ uint16_t float_to_half(float f) {
+    uint16_t h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
+    return h;
+}
+
+// Two halves in a word, the first in the low half.
+__device__ __forceinline__ uint32_t pack_half(float lo, float hi) {
+    uint32_t w;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(w) : "f"(hi), "f"(lo));
+    return w;
+}
+
+__device__ __forceinline__ float low_half(uint32_t w) { return half_to_float((uint16_t)w); }
+__device__ __forceinline__ float high_half(uint32_t w) { return half_to_float((uint16_t)(w >> 16)); }
+
+__device__ __forceinline__ float brain_to_float(uint16_t b) { return __uint_as_float((uint32_t)b << 16); }
+
+// Weights are read once: past the first-level cache, so that activations stay.
+__device__ __forceinline__ uint4 load_weights(const void *p) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+
+__device__ __forceinline__ uint2 load_weights2(const void *p) {
+    uint2 v;
+    asm volatile("ld.global.nc.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+    return v;
+}
+
+__device__ __forceinline__ uint32_t load_weights1(const void *p) {
+    uint32_t v;
+    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(p));
+    return v;
+}
+
+// 16 bytes from global to shared memory in the background; zeros if !valid.
+__device__ __forceinline__ void copy_async(void *shared, const void *global, bool valid) {
+    uint32_t s = (uint32_t)__cvta_generic_to_shared(shared);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(s), "l"(global), "r"(valid ? 16 : 0));
+}
+__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;"); }
+template <int LEFT> __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT)); }
+
+// d[16 x 8] += a[16 x 16] * b[16 x 8], halves in, floats out. Lane l holds
+//
+//    a[0], a[2]: row l/4, two k each; a[1], a[3]: row l/4 + 8, the same k
+//    b.x, b.y:   column l/4, the same k as a[0] and a[2]
+//    d[0], d[1]: row l/4, columns 2*(l%4) and the next; d[2], d[3]: row l/4 + 8
+//
+// The k of a lane are 4*(l%4) ... + 3 here, and not the instruction's own
+// 2*(l%4), + 1, + 8, + 9: a sum over k does not mind, so long as both operands
+// agree.
+__device__ __forceinline__ void mma(float *d, const uint32_t *a, uint2 b) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+}
+
+// Programmatic dependent launch: a kernel lets its successor start at once, and
+// waits for its predecessor's results where it needs them. Launched without it,
+// both do nothing.
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// a*b + c*d with one order of roundings wherever it is inlined: left to itself,
+// the compiler fuses either product.
+__device__ __forceinline__ float weigh(float a, float b, float c, float d) { return fmaf(a, b, __fmul_rn(c, d)); }
+
+__device__ __forceinline__ float silu(float x) { return x / (1.f + __expf(-x)); }

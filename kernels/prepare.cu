@@ -1,0 +1,75 @@
+// What enters a projection of many rows. See activations.cuh.
+#include "activations.cuh"
+
+// A block of 256 threads a row.
+KIGO_KERNEL(prepare, PrepareParams) {
+    __shared__ float squares[NORM_WARPS], largest[NORM_WARPS];
+    const uint32_t row = blockIdx.x, tid = threadIdx.x, warp = tid / 32;
+    let_next_start();
+    wait_for_previous();
+    const uint32_t from = p.pick ? ((const int32_t *)p.pick)[row] : row;
+    const float *in = (const float *)p.in + (uint64_t)from * p.width, *gain = (const float *)p.gain;
+    float sum = 0, most = 0;
+    for (uint32_t e = tid * 8; e < p.width; e += NORM_WARPS * 256) {
+        Octet x, g;
+        x.load(in, e, p.width);
+        sum = x.squares(sum);
+        if (gain) {
+            g.load(gain, e, p.width);
+            x.multiply(g);
+        }
+        most = x.largest(most);
+    }
+    sum = warp_sum(sum);
+    most = warp_max(most);
+    if (tid % 32 == 0) {
+        squares[warp] = sum;
+        largest[warp] = most;
+    }
+    __syncthreads();
+    for (int w = 0; w < NORM_WARPS; w++)
+        most = fmaxf(most, largest[w]);
+    float down, up;
+    row_scale(most, &down, &up);
+    const float inverse = gain ? inverse_rms(squares, p.width, p.eps) : 1;
+    if (tid == 0)
+        ((float *)p.scale)[row] = __fmul_rn(inverse, up);
+    char *half = (char *)p.half + (uint64_t)row * p.stride * 2;
+    float *sums = (float *)p.sums + (uint64_t)row * (p.stride / 16);
+    // Whole warps go round together, for the exchange of sums.
+    for (uint32_t e = tid * 8; e - tid % 32 * 8 < p.stride; e += NORM_WARPS * 256) {
+        Octet x, g;
+        x.load(in, e, p.width);
+        if (gain) {
+            g.load(gain, e, p.width);
+            x.multiply(g);
+        }
+        if (p.wide)
+            for (int i = 0; i < 8; i++)
+                if (e + i < p.width)
+                    ((float *)p.wide)[(uint64_t)row * p.width + e + i] = x.v[i] * inverse;
+        float s = 0;
+        if (e < p.stride && !p.wgmma) {
+            s = x.round(half + e * 2, down);
+        } else if (e < p.stride) {
+            // Lane c of wgmma's operand A has k 4c ... + 3 where the instruction has 2c,
+            // 2c + 1, 2c + 8, 2c + 9. An octet is what two lanes have of a chunk.
+            uint32_t w[4];
+            s = x.pack(w, down);
+            char *chunk = half + e / 16 * 32 + e / 8 % 2 * 8;
+            *(uint2 *)chunk = make_uint2(w[0], w[2]);
+            *(uint2 *)(chunk + 16) = make_uint2(w[1], w[3]);
+        }
+        s = __fadd_rn(s, __shfl_xor_sync(~0u, s, 1));
+        if (e < p.stride && tid % 2 == 0)
+            sums[e / 16] = s;
+    }
+}
+
+KIGO_KERNEL(gate, GateParams) {
+    uint64_t step = (uint64_t)gridDim.x * blockDim.x;
+    let_next_start();
+    wait_for_previous();
+    for (uint64_t i = blockIdx.x * (uint64_t)blockDim.x + threadIdx.x; i < p.count; i += step)
+        ((float *)p.out)[i] = silu(((const float *)p.gate)[i]) * ((const float *)p.up)[i];
+}

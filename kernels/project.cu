@@ -1,0 +1,43 @@
+// The projections of every format. See project.cuh.
+
+#include "project.cuh"
+
+#define FORMAT(name, W) \
+    KIGO_KERNEL(one_##name, ProjectParams, __launch_bounds__(FEW_WARPS * 32, W::BLOCKS)) { few<W, true>(p); } \
+    KIGO_KERNEL(few_##name, ProjectParams, __launch_bounds__(FEW_WARPS * 32, W::BLOCKS)) { few<W, false>(p); } \
+    KIGO_KERNEL(many_##name, ProjectParams, __launch_bounds__(MANY_WARPS * 32)) { many<W>(p); }
+
+FORMAT(f16, WeightsF16)
+FORMAT(bf16, WeightsBF16)
+FORMAT(q4_0, WeightsQ4_0)
+FORMAT(q4_1, WeightsQ4_1)
+FORMAT(q5_0, WeightsQ5_0)
+FORMAT(q5_1, WeightsQ5_1)
+FORMAT(q8_0, WeightsQ8_0)
+FORMAT(q4_k, WeightsQ4_K)
+FORMAT(q5_k, WeightsQ5_K)
+FORMAT(q6_k, WeightsQ6_K)
+
+// Weights in float32, which models use for little: a warp computes one output of
+// one row, in float32 throughout. Grid: (outputs / warps, rows).
+KIGO_KERNEL(project_f32, ProjectF32Params) {
+    let_next_start();
+    wait_for_previous();
+    uint32_t lane = threadIdx.x % 32, output = (blockIdx.x * blockDim.x + threadIdx.x) / 32, row = blockIdx.y;
+    if (output >= p.outs)
+        return;
+    const float *w = (const float *)p.weight + (uint64_t)output * p.cols, *x = (const float *)p.in + (uint64_t)row * p.cols;
+    float sum = 0;
+    for (uint32_t i = lane; i < p.cols; i += 32)
+        sum = fmaf(w[i], x[i], sum);
+    for (int d = 16; d; d >>= 1)
+        sum += __shfl_xor_sync(~0u, sum, d);
+    if (lane)
+        return;
+    if (p.bias)
+        sum += ((const float *)p.bias)[output];
+    uint64_t at = (uint64_t)row * p.outs + output;
+    if (p.residual)
+        sum += ((const float *)p.residual)[at];
+    ((float *)p.out)[at] = sum;
+}
