@@ -134,15 +134,22 @@ func New(cfg Config) (*Engine, error) {
 	dev, why, err := devices.Open(devices.Options{Name: cfg.Device, Threads: cfg.Threads, Reference: cfg.Reference, Checks: cfg.DeviceChecks})
 	if err != nil {
 		if failure := fatalError(err); failure != nil {
-			err = failure
+			err = &startError{err: err, kind: failure}
 		}
-		return nil, fmt.Errorf("engine: %w", err)
+		return nil, err
 	}
 	if why != nil {
 		cfg.Log.Info().AnErr("gpu", why).Msg("no GPU: computing on the CPU")
 	}
 	return newEngine(cfg, dev), nil
 }
+
+// startError is a device that cannot be used from the start. Its kind, one of those
+// of ErrFatal, is for errors.Is; what is wrong stands in err.
+type startError struct{ err, kind error }
+
+func (e *startError) Error() string   { return e.err.Error() }
+func (e *startError) Unwrap() []error { return []error{e.err, e.kind} }
 
 // NewOn is New on a device that is open already. The engine closes it, unless
 // the device fails.

@@ -343,7 +343,7 @@ func TestCloseEndsEverything(t *testing.T) {
 func TestConfigIsChecked(t *testing.T) {
 	for name, cfg := range map[string]engine.Config{
 		"device":      {Device: "tpu"},
-		"threads":     {Threads: -1},
+		"threads":     {Device: "cpu", Threads: -1},
 		"concurrent":  {MaxConcurrent: 1 << 20},
 		"negative":    {MaxConcurrent: -1},
 		"buffer":      {StreamBuffer: 1 << 30},

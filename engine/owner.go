@@ -263,6 +263,19 @@ func (m *served) perform(step *device.Step, q *sequence) (next int32, logits []f
 	if q.takesLargest(id, logit) {
 		return id, nil, nil
 	}
+	if r, ok := c.(device.Ranker); ok {
+		if n := q.wantsTop(); n > 0 {
+			top, ok, err := r.Top(0, n)
+			if err != nil {
+				return -1, nil, err
+			}
+			if ok {
+				if id, ok = q.sampleTop(top); ok {
+					return id, nil, nil
+				}
+			}
+		}
+	}
 	logits, err = c.Fetch()
 	return -1, logits, err
 }

@@ -18,6 +18,7 @@
 // kernel: wide_* ProjectParams
 // kernel: project_f32 ProjectF32Params
 // kernel: gate GateParams
+// kernel: choose_* ChooseParams
 // kernel: append AppendParams
 // kernel: attend_* AttendParams
 #pragma once
@@ -241,4 +242,14 @@ struct AttendParams {
     uint64_t angles;
     uint32_t dims;
     uint32_t halves;
+};
+
+struct ChooseParams {
+    uint64_t logits; // *float, count of them
+    uint64_t bins;   // *uint32, 4,096, 0 at first
+    uint64_t found;  // *uint32, 0 at first: how many belong into the list
+    uint64_t list;   // *uint64, room for so many: rank above the complement of the number
+    uint32_t count;
+    uint32_t wanted;
+    uint32_t room;
 };

@@ -173,3 +173,11 @@ static_assert(KIGO_OFFSETOF(AttendParams, v) == 120 && sizeof(AttendParams::v) =
 static_assert(KIGO_OFFSETOF(AttendParams, angles) == 128 && sizeof(AttendParams::angles) == 8, "AttendParams::angles");
 static_assert(KIGO_OFFSETOF(AttendParams, dims) == 136 && sizeof(AttendParams::dims) == 4, "AttendParams::dims");
 static_assert(KIGO_OFFSETOF(AttendParams, halves) == 140 && sizeof(AttendParams::halves) == 4, "AttendParams::halves");
+static_assert(sizeof(ChooseParams) == 48 && alignof(ChooseParams) == 8, "ChooseParams");
+static_assert(KIGO_OFFSETOF(ChooseParams, logits) == 0 && sizeof(ChooseParams::logits) == 8, "ChooseParams::logits");
+static_assert(KIGO_OFFSETOF(ChooseParams, bins) == 8 && sizeof(ChooseParams::bins) == 8, "ChooseParams::bins");
+static_assert(KIGO_OFFSETOF(ChooseParams, found) == 16 && sizeof(ChooseParams::found) == 8, "ChooseParams::found");
+static_assert(KIGO_OFFSETOF(ChooseParams, list) == 24 && sizeof(ChooseParams::list) == 8, "ChooseParams::list");
+static_assert(KIGO_OFFSETOF(ChooseParams, count) == 32 && sizeof(ChooseParams::count) == 4, "ChooseParams::count");
+static_assert(KIGO_OFFSETOF(ChooseParams, wanted) == 36 && sizeof(ChooseParams::wanted) == 4, "ChooseParams::wanted");
+static_assert(KIGO_OFFSETOF(ChooseParams, room) == 40 && sizeof(ChooseParams::room) == 4, "ChooseParams::room");

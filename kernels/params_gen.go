@@ -224,6 +224,17 @@ type AttendParams struct {
 	Halves    uint32
 }
 
+type ChooseParams struct {
+	Logits uint64 // *float, count of them
+	Bins   uint64 // *uint32, 4,096, 0 at first
+	Found  uint64 // *uint32, 0 at first: how many belong into the list
+	List   uint64 // *uint64, room for so many: rank above the complement of the number
+	Count  uint32
+	Wanted uint32
+	Room   uint32
+	_      [4]byte
+}
+
 // table lists every kernel, by family and name.
 var table = [...]Kernel{
 	{Family: "attention", Name: "append", Params: "AppendParams", Size: 120, Targets: []string{"sm_90a"}},
@@ -251,6 +262,8 @@ var table = [...]Kernel{
 	{Family: "attention", Name: "attend_append_8x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
 	{Family: "attention", Name: "attend_append_8x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
 	{Family: "attention", Name: "attend_append_8x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
+	{Family: "choose", Name: "choose_collect", Params: "ChooseParams", Size: 48, Targets: []string{"sm_90a"}},
+	{Family: "choose", Name: "choose_count", Params: "ChooseParams", Size: 48, Targets: []string{"sm_90a"}},
 	{Family: "embed", Name: "angles", Params: "AnglesParams", Size: 32, Targets: []string{"sm_90a"}},
 	{Family: "embed", Name: "dequantize", Params: "DequantizeParams", Size: 208, Targets: []string{"sm_90a"}},
 	{Family: "embed", Name: "embed", Params: "EmbedParams", Size: 216, Targets: []string{"sm_90a"}},

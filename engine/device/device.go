@@ -174,3 +174,19 @@ type Chooser interface {
 	// Fetch returns the logits that Run would have returned.
 	Fetch() ([]float32, error)
 }
+
+// Ranker is a Chooser that can tell the largest logits of a row.
+type Ranker interface {
+	Chooser
+
+	// Top is the n largest logits of row i, largest first and of equal ones the
+	// lowest id first. ok is false when they cannot be told for less than all
+	// logits cost; Fetch does then. The slice is valid until the next call.
+	Top(i, n int) (top []Ranked, ok bool, err error)
+}
+
+// Ranked is a token with its logit.
+type Ranked struct {
+	ID    int32
+	Logit float32
+}

@@ -42,7 +42,7 @@ func Logprobs(logits []float32, id int32, n int) (chosen Logprob, top []Logprob,
 		return of(id), nil, nil
 	}
 	s := Sampler{params: Params{Temperature: 1, TopK: n}, vocab: len(logits)}
-	list := s.topK(logits, largest, n)
+	list := s.topK(logits, n)
 	for _, c := range list.cands {
 		top = append(top, of(c.id))
 	}

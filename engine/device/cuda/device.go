@@ -139,6 +139,8 @@ func (d *Device) wrap(err error, doing string, args ...any) error {
 		return fmt.Errorf("%s: %w", what, err)
 	case errors.Is(err, driver.ErrClosed):
 		return fmt.Errorf("%s: %w", what, device.ErrClosed)
+	case errors.Is(err, driver.CodeNoDevice), errors.Is(err, driver.CodeDeviceUnavailable):
+		return fmt.Errorf("%s: %w: %w", what, device.ErrGone, err)
 	case errors.Is(err, driver.ErrFatal):
 		return fmt.Errorf("%s: %w: %w", what, device.ErrLost, err)
 	case errors.Is(err, driver.ErrOutOfMemory):

@@ -1,6 +1,7 @@
 package devicetest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -57,8 +58,8 @@ func (s *suite) batch(t *testing.T, f *quant.Format, width, hidden int, full boo
 	r.add(&device.Project{In: gated, Residual: a, Mats: []device.Matrix{matrix(width, hidden, down)}})
 	r.add(&device.Logits{In: down, Norm: norm("output_norm"), Weight: r.tensor(f.Type, inputs, width, 0.05), Stage: "logits"})
 
-	watched := r.compile(dev, 64, 64)
-	quiet := r.compileQuiet(dev, 64, 64)
+	watched := r.compile(dev, 256, 200)
+	quiet := r.compileQuiet(dev, 256, 200)
 	const probe = 11
 	want := slices.Clone(quiet.run(t, oneEach([]int32{probe})))
 	stages := map[string][]float32{}
@@ -66,7 +67,10 @@ func (s *suite) batch(t *testing.T, f *quant.Format, width, hidden int, full boo
 	for name, v := range watched.stages {
 		stages[name] = v
 	}
-	for _, n := range []int{1, 2, 7, 8, 9, 16, 64} {
+	for _, n := range []int{1, 2, 7, 8, 9, 16, 64, 65, 200} {
+		if n > 64 && !full {
+			continue // as many rows as one of a GPU's kernels takes for its own
+		}
 		places := slices.Compact([]int{0, n / 2, n - 1})
 		if n > 8 && !full {
 			places = places[1:2]
@@ -228,14 +232,14 @@ func (s *suite) choose(t *testing.T) {
 			t.Cleanup(func() { closeAll(t, dev) })
 			const inputs, width = 64, 256
 			r := newRig(t, inputs, width)
-			// Rows 5 and 40 of the matrix are row 20 again, so that ties happen.
+			// Every third row of the matrix is row 20 again, so that ties happen.
 			w := r.tensor(typ, inputs, width, 0.1)
 			row := len(r.bytes[w]) / inputs
-			for _, same := range []int{5, 40} {
+			for same := 2; same < inputs; same += 3 {
 				copy(r.bytes[w][same*row:(same+1)*row], r.bytes[w][20*row:21*row])
 			}
 			r.add(&device.Logits{In: r.in, Weight: w, Stage: "logits"})
-			x := r.compileQuiet(dev, 64, 64)
+			x := r.compileQuiet(dev, 256, 200)
 			c, ok := x.exec.(device.Chooser)
 			if !ok {
 				t.Skip("no device.Chooser")
@@ -269,6 +273,9 @@ func (s *suite) choose(t *testing.T) {
 					if got, err := c.Fetch(); err != nil || !slices.Equal(got, want) {
 						t.Errorf("%d rows: Fetch gives other logits than Run (%v)", n, err)
 					}
+					for _, k := range []int{1, 3, 40, inputs} {
+						s.top(t, x.exec, want, inputs, k)
+					}
 					for _, i := range []int{-1, len(step.Logits)} {
 						if _, _, err := c.Largest(i); err == nil {
 							t.Errorf("%d rows: there is a largest logit of row %d of %d", n, i, len(step.Logits))
@@ -286,5 +293,37 @@ func (s *suite) choose(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// top compares what a Ranker says of the last Begin with the logits themselves.
+func (s *suite) top(t *testing.T, x device.Executable, logits []float32, width, k int) {
+	t.Helper()
+	r, ok := x.(device.Ranker)
+	if !ok {
+		return
+	}
+	for i := range len(logits) / width {
+		row := logits[i*width : (i+1)*width]
+		order := make([]int32, width)
+		for j := range order {
+			order[j] = int32(j)
+		}
+		slices.SortStableFunc(order, func(a, b int32) int { return cmp.Compare(row[b], row[a]) })
+		top, ok, err := r.Top(i, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			continue // of a row that is not at hand any more
+		}
+		if len(top) != k {
+			t.Fatalf("%d largest logits, want %d", len(top), k)
+		}
+		for j, r := range top {
+			if r.ID != order[j] || r.Logit != row[r.ID] {
+				t.Fatalf("row %d, place %d of %d: token %d with %v, want %d with %v", i, j, k, r.ID, r.Logit, order[j], row[order[j]])
+			}
+		}
 	}
 }
