@@ -227,6 +227,7 @@ func (e *Engine) Status() Status {
 		Started:   e.born,
 		KVUsed:    g.kvUsed,
 		KVTotal:   g.kvTotal,
+		KVTokens:  blockTokens,
 		Steps:     e.steps.Load(),
 		Tokens:    e.tokens.Load(),
 		LastStep:  fromUnixNano(e.lastStep.Load()),

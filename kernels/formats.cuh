@@ -63,8 +63,15 @@ struct WeightsF16 {
     static constexpr int CHUNKS = 1, UNROLL = 4, BLOCKS = 4, AHEAD = 4;
     uint4 w;
     __device__ __forceinline__ void load(const Cursor &c, int step) { w = load_weights(c.plane[0] + step * 512); }
+    __device__ __forceinline__ void fragment(uint32_t *a) const {
+        a[0] = w.x;
+        a[1] = w.z;
+        a[2] = w.y;
+        a[3] = w.w;
+    }
     template <class S> __device__ __forceinline__ void give(S &sink, int) const {
-        uint32_t a[4] = {w.x, w.z, w.y, w.w};
+        uint32_t a[4];
+        fragment(a);
         sink.plain(0, a);
     }
 };
@@ -75,8 +82,15 @@ struct WeightsBF16 : WeightsF16 {
     __device__ __forceinline__ static uint32_t convert(uint32_t w) {
         return pack_half(__uint_as_float(w << 16), __uint_as_float(w & 0xffff0000u));
     }
+    __device__ __forceinline__ void fragment(uint32_t *a) const {
+        a[0] = convert(w.x);
+        a[1] = convert(w.z);
+        a[2] = convert(w.y);
+        a[3] = convert(w.w);
+    }
     template <class S> __device__ __forceinline__ void give(S &sink, int) const {
-        uint32_t a[4] = {convert(w.x), convert(w.z), convert(w.y), convert(w.w)};
+        uint32_t a[4];
+        fragment(a);
         sink.plain(0, a);
     }
 };

@@ -20,6 +20,8 @@ const (
 	wideRows    = 128
 	wideColumns = 64
 	wideStages  = 4
+	wideWarps   = 8
+	wideShared  = wideStages * wideRows * (wideColumns*2 + wideColumns/16*4)
 	fewWarps    = 8
 )
 
@@ -85,7 +87,7 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		{&pr.one, "one_", 32 * fewWarps, fewShared(int(params.Stride), 1, warps)},
 		{&pr.few, "few_", 32 * fewWarps, fewShared(int(params.Stride), fewRows, warps)},
 		{&pr.many, "many_", 32 * manyWarps, manyShared},
-		{&pr.wide, "wide_", p.scheme.wideThreads, wideShared(p.scheme.wideThreads)},
+		{&pr.wide, "wide_", 32 * wideWarps, wideShared},
 	} {
 		if k.prefix == "wide_" && x.dev.code.kernels["wide_"+p.scheme.kernel] == nil {
 			continue // not in the machine code for this GPU
@@ -141,13 +143,6 @@ func (x *executable) segments(p *placement, gated bool, tiles int) int {
 		return 2 * fewWarps
 	}
 	return fewWarps
-}
-
-// wideShared is that of wide; see kernels/wide.cuh.
-func wideShared(threads int) int {
-	stages := wideStages * wideRows * (wideColumns*2 + wideColumns/16*4)
-	outputs := 4 * (threads / 32 * tileRows) * (wideRows + 1)
-	return max(stages+4*threads*wideRows/2, outputs)
 }
 
 // fewShared is the dynamic shared memory of one (rows 1) and few (rows 8); see
