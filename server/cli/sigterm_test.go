@@ -274,6 +274,9 @@ func TestSIGTERMDuringLoad(t *testing.T) {
 		if code := c.exit(t); code != exitOK {
 			t.Errorf("round %d: exit code %d, want 0", round, code)
 		}
+		if line := c.expect(t, "stopped"); line["cause"] != "terminated signal" {
+			t.Errorf("round %d: stopped by %v", round, line["cause"])
+		}
 	}
 }
 
