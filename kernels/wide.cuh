@@ -4,23 +4,22 @@
 // same bits as mma.sync (measured: RESULTS.md), so this is the third kernel
 // of the one arithmetic that project.cuh describes.
 //
-// A block of 256 threads, two warpgroups, makes 128 outputs of 128 rows; with a gate,
-// half as many of both matrices. 16-bit weights, which take few registers, have blocks
-// twice as large. Activations come 64 columns at a time, four such
+// A block of two warpgroups makes 128 outputs of 128 rows; with a gate, 64 outputs,
+// one warpgroup each matrix. Activations come 64 columns at a time, four such
 // stages in flight. Prepare has ordered the 16 columns of a chunk as the registers
 // have them (PrepareParams.wgmma), and a stage's rows of 128 bytes are swizzled: 16
 // bytes at place c of row r lie at c ^ r%8.
 #pragma once
 #include "project.cuh"
 
-static constexpr uint32_t WIDE_ROWS = 128, WIDE_COLUMNS = 64, WIDE_STAGES = 4;
+static constexpr uint32_t WIDE_ROWS = 128, WIDE_THREADS = 256, WIDE_COLUMNS = 64, WIDE_STAGES = 4;
 static constexpr uint32_t WIDE_HALF_BYTES = WIDE_ROWS * WIDE_COLUMNS * 2, WIDE_SUM_BYTES = WIDE_ROWS * WIDE_COLUMNS / 16 * 4;
 static constexpr uint32_t WIDE_STAGE = WIDE_HALF_BYTES + WIDE_SUM_BYTES;
 
-// d[64 x 128] (+)= a[64 x 16] * b[16 x 128], a warpgroup together. The registers of a
-// warp are those of sixteen mma.m16n8k16 side by side: d[4*g ... + 3] for rows 8g ... + 7
+// d[64 x N] (+)= a[64 x 16] * b[16 x N], a warpgroup together. The registers of a
+// warp are those of N/8 mma.m16n8k16 side by side: d[4*g ... + 3] for rows 8g ... + 7
 // of activations. Without add, d is written anew.
-__device__ __forceinline__ void wgmma(float *d, const uint32_t *a, uint64_t b, bool add) {
+__device__ __forceinline__ void wgmma128(float *d, const uint32_t *a, uint64_t b, bool add) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
@@ -40,13 +39,27 @@ __device__ __forceinline__ void wgmma(float *d, const uint32_t *a, uint64_t b, b
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
 #endif
 }
+__device__ __forceinline__ void wgmma64(float *d, const uint32_t *a, uint64_t b, bool add) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+                 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+                   "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
+                   "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
+#endif
+}
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
 
 // The stages of activations on their way through shared memory.
-template <uint32_t THREADS> struct Stages {
+struct Stages {
     const ProjectParams &p;
     char *shared;
     uint32_t first_row, count, next, current; // stages in all, to be asked for, in use
@@ -60,8 +73,8 @@ template <uint32_t THREADS> struct Stages {
         if (next < count) {
             char *to = shared + next % WIDE_STAGES * WIDE_STAGE;
 #pragma unroll
-            for (uint32_t i = 0; i < WIDE_HALF_BYTES / 16 / THREADS; i++) {
-                uint32_t n = threadIdx.x + i * THREADS, r = n / 8, c = n % 8, row = first_row + r;
+            for (uint32_t i = 0; i < WIDE_HALF_BYTES / 16 / WIDE_THREADS; i++) {
+                uint32_t n = threadIdx.x + i * WIDE_THREADS, r = n / 8, c = n % 8, row = first_row + r;
                 bool there = row < p.rows;
                 copy_async(to + r * 128 + (c ^ r % 8) * 16,
                            (const char *)p.half + (there ? ((uint64_t)row * p.stride + next * WIDE_COLUMNS) * 2 + c * 16 : 0), there);
@@ -85,44 +98,53 @@ template <uint32_t THREADS> struct Stages {
         ask();
     }
     __device__ __forceinline__ const char *half() const { return shared + current % WIDE_STAGES * WIDE_STAGE; }
-    // The matrix descriptor of a chunk of 16 columns: 128-byte swizzle, 1,024 bytes from
-    // 8 rows to the next 8.
-    __device__ __forceinline__ uint64_t chunk(int n) const {
-        uint32_t at = (uint32_t)__cvta_generic_to_shared(half()) + n * 32;
+    // The matrix descriptor of a chunk of 16 columns, of rows from row on: 128-byte
+    // swizzle, 1,024 bytes from 8 rows to the next 8.
+    __device__ __forceinline__ uint64_t chunk(int n, uint32_t row = 0) const {
+        uint32_t at = (uint32_t)__cvta_generic_to_shared(half()) + n * 32 + row * 128;
         return (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)64 << 32 | (uint64_t)1 << 62;
     }
 };
 
-// What formats.cuh gives its chunks to: sums of one segment of 16 outputs of each
-// warp and 128 rows. Chunks come in order; every fourth enters a stage.
-template <uint32_t THREADS> struct WideSink {
-    static constexpr int GROUPS = WIDE_ROWS / 8;
-    float v[GROUPS * 4];
-    Stages<THREADS> &stages;
-    uint32_t lane;
-    uint32_t at; // chunks of the stage that have been used
-    bool fresh;  // of 16-bit weights: v is to be written anew
+// Sums of 16 outputs of each warp and 128 rows: v of the segment at hand, total of
+// those before.
+struct WideSums {
+    static constexpr int N = WIDE_ROWS / 2;
+    float v[N], total[N];
+    uint32_t segment, end; // where the segment ends, in steps
 
-    __device__ __forceinline__ WideSink(Stages<THREADS> &stages, uint32_t lane) : stages(stages), lane(lane), at(0) { clear(); }
-    __device__ __forceinline__ void clear() {
-        fresh = true;
+    __device__ __forceinline__ WideSums(const ProjectParams &p) : segment(0), end(segment_begin(1, p)) {
 #pragma unroll
-        for (int i = 0; i < GROUPS * 4; i++)
+        for (int i = 0; i < N; i++)
             v[i] = 0;
     }
-    __device__ __forceinline__ void plain(int, const uint32_t *a) {
-        if (at == 0)
-            stages.enter();
-        wgmma_fence();
-        wgmma(v, a, stages.chunk(at), !fresh);
-        wgmma_commit();
-        fresh = false;
-        at = (at + 1) % 4;
-        wgmma_wait();
+    // Closes the segments that end before a step; one may be empty.
+    __device__ __forceinline__ bool flush(const ProjectParams &p, uint32_t step) {
+        bool any = false;
+        while (segment < p.segments && step >= end) {
+            any = true;
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                total[i] = segment ? __fadd_rn(total[i], v[i]) : v[i];
+                v[i] = 0;
+            }
+            segment++;
+            end = segment_begin(segment + 1, p);
+        }
+        return any;
     }
-    __device__ __forceinline__ void scaled(const float *part, int g, const float *scale, const float *offset, float x0, float x1) {
-        float *to = v + g * 4;
-        part += g * 4;
+};
+
+// What quantized formats give their chunks to. Chunks come in order; every fourth
+// enters a stage. A product is made for 64 rows at a time: registers are short.
+struct WideSink {
+    WideSums &sums;
+    Stages &stages;
+    uint32_t lane;
+    uint32_t at; // chunks of the stage that have been used
+
+    __device__ __forceinline__ WideSink(WideSums &sums, Stages &stages, uint32_t lane) : sums(sums), stages(stages), lane(lane), at(0) {}
+    __device__ __forceinline__ void scaled(float *to, const float *part, const float *scale, const float *offset, float x0, float x1) {
         to[0] = fmaf(offset[0], x0, fmaf(scale[0], part[0], to[0]));
         to[1] = fmaf(offset[0], x1, fmaf(scale[0], part[1], to[1]));
         to[2] = fmaf(offset[1], x0, fmaf(scale[1], part[2], to[2]));
@@ -130,98 +152,141 @@ template <uint32_t THREADS> struct WideSink {
     }
     // The sums of a chunk: of the lane's first column in group g, and four floats on
     // of the second.
-    __device__ __forceinline__ const float *sums(int g) const {
+    __device__ __forceinline__ const float *chunk_sums(int g) const {
         return (const float *)(stages.half() + WIDE_HALF_BYTES) + (g * 8 + lane % 4 * 2) * 4 + at;
     }
     template <bool OFFSET> __device__ __forceinline__ void pair(int, const uint32_t *a, const uint32_t *b, const float *scale, const float *offset) {
         if (at == 0)
             stages.enter();
-        float part[GROUPS * 4];
-        wgmma_fence();
-        wgmma(part, a, stages.chunk(at), false);
-        wgmma(part, b, stages.chunk(at + 1), true);
-        wgmma_commit();
-        wgmma_wait();
 #pragma unroll
-        for (int g = 0; g < GROUPS; g++) {
-            float2 x = *(const float2 *)sums(g), y = *(const float2 *)(sums(g) + 4);
-            scaled(part, g, scale, offset, __fadd_rn(x.x, x.y), __fadd_rn(y.x, y.y));
+        for (int h = 0; h < 2; h++) {
+            float part[32];
+            wgmma_fence();
+            wgmma64(part, a, stages.chunk(at, 64 * h), false);
+            wgmma64(part, b, stages.chunk(at + 1, 64 * h), true);
+            wgmma_commit();
+            wgmma_wait();
+#pragma unroll
+            for (int g = 0; g < 8; g++) {
+                float2 x = *(const float2 *)chunk_sums(8 * h + g), y = *(const float2 *)(chunk_sums(8 * h + g) + 4);
+                scaled(sums.v + (8 * h + g) * 4, part + g * 4, scale, offset, __fadd_rn(x.x, x.y), __fadd_rn(y.x, y.y));
+            }
         }
         at = (at + 2) % 4;
     }
     __device__ __forceinline__ void single(int, const uint32_t *a, const float *scale, const float *offset) {
         if (at == 0)
             stages.enter();
-        float part[GROUPS * 4];
-        wgmma_fence();
-        wgmma(part, a, stages.chunk(at), false);
-        wgmma_commit();
-        wgmma_wait();
 #pragma unroll
-        for (int g = 0; g < GROUPS; g++)
-            scaled(part, g, scale, offset, sums(g)[0], sums(g)[4]);
+        for (int h = 0; h < 2; h++) {
+            float part[32];
+            wgmma_fence();
+            wgmma64(part, a, stages.chunk(at, 64 * h), false);
+            wgmma_commit();
+            wgmma_wait();
+#pragma unroll
+            for (int g = 0; g < 8; g++)
+                scaled(sums.v + (8 * h + g) * 4, part + g * 4, scale, offset, chunk_sums(8 * h + g)[0], chunk_sums(8 * h + g)[4]);
+        }
         at = (at + 1) % 4;
     }
 };
 
-// Dynamic shared memory, wideShared in the host's words: the stages, then each
-// thread's totals; at the end the outputs, [128][rows + 1].
-template <class W, uint32_t THREADS> __device__ __forceinline__ void wide(const ProjectParams &p) {
+// 16-bit weights: a stage's four chunks one after another, those of the next
+// stage on their way.
+template <class W> __device__ __forceinline__ void wide_plain(const ProjectParams &p, WideSums &sums, Stages &stages, Cursor &at, W *w, uint32_t lane) {
+    bool fresh = true;
+#pragma unroll 1
+    for (uint32_t step = 0; step < p.steps; step += 4) {
+        uint32_t a[4][4];
+#pragma unroll
+        for (int u = 0; u < 4; u++)
+            w[u].fragment(a[u]);
+        advance<W>(at, 4);
+        stages.enter();
+#pragma unroll
+        for (int u = 0; u < 4; u++)
+            if (step + 4 + u < p.steps)
+                w[u].load(at, u);
+        wgmma_fence();
+#pragma unroll
+        for (int u = 0; u < 4; u++)
+            if (step + u < p.steps) {
+                if (step + u >= sums.end) {
+                    wgmma_commit();
+                    wgmma_wait();
+                    sums.flush(p, step + u);
+                    fresh = true;
+                    wgmma_fence();
+                }
+                wgmma128(sums.v, a[u], stages.chunk(u), !fresh);
+                fresh = false;
+            }
+        wgmma_commit();
+        wgmma_wait();
+    }
+}
+
+template <class W> __device__ __forceinline__ void wide_quantized(const ProjectParams &p, WideSums &sums, Stages &stages, Cursor &at, W *w, uint32_t lane) {
+    WideSink sink(sums, stages, lane);
+#pragma unroll 1
+    for (uint32_t step = 0; step < p.steps; step += W::AHEAD) {
+#pragma unroll
+        for (int u = 0; u < W::AHEAD; u++) {
+            if (step + u >= p.steps)
+                break;
+            sums.flush(p, step + u);
+            w[u].give(sink, lane);
+            if (step + u + W::AHEAD < p.steps)
+                w[u].load(at, u + W::AHEAD);
+        }
+        advance<W>(at, W::AHEAD);
+    }
+}
+
+// Dynamic shared memory: the stages; at the end, the outputs.
+template <class W> __device__ __forceinline__ void wide(const ProjectParams &p) {
     extern __shared__ __align__(1024) char shared[];
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint32_t first_row = blockIdx.x * WIDE_ROWS, tiles_here = p.gated ? THREADS / 64 : THREADS / 32;
+    const uint32_t first_row = blockIdx.x * WIDE_ROWS, tiles_here = p.gated ? 4 : 8;
     let_next_start();
-    Place place(p, blockIdx.y * tiles_here + (p.gated ? warp % tiles_here : warp));
-    const Matrix &m = p.matrix[p.gated ? warp / tiles_here : place.matrix];
+    Place place(p, blockIdx.y * tiles_here + (p.gated ? warp % 4 : warp));
+    const Matrix &m = p.matrix[p.gated ? warp / 4 : place.matrix];
     Cursor at = cursor<W>(m, place.there ? place.tile : 0, p.steps, 0, lane);
-    W w;
-    w.load(at, 0);
+    W w[W::AHEAD]; // steps on their way
+#pragma unroll
+    for (int u = 0; u < W::AHEAD; u++)
+        if (u < p.steps)
+            w[u].load(at, u);
     wait_for_previous();
-    Stages<THREADS> stages(p, shared, first_row);
-    WideSink<THREADS> sink(stages, lane);
-    float *totals = (float *)(shared + WIDE_STAGES * WIDE_STAGE) + threadIdx.x;
-    uint32_t segment = 0, end = segment_begin(1, p);
-#pragma unroll 1
-    for (uint32_t step = 0; step < p.steps; step++) {
-        W now = w;
-        advance<W>(at, 1);
-        if (step + 1 < p.steps)
-            w.load(at, 0);
-        now.give(sink, lane);
-        while (segment < p.segments && step + 1 >= end) { // a segment may be empty
-#pragma unroll
-            for (int i = 0; i < sink.GROUPS * 4; i++)
-                totals[i * THREADS] = segment ? __fadd_rn(totals[i * THREADS], sink.v[i]) : sink.v[i];
-            sink.clear();
-            segment++;
-            end = segment_begin(segment + 1, p);
-        }
-    }
+    Stages stages(p, shared, first_row);
+    WideSums sums(p);
+    if constexpr (W::CHUNKS == 1)
+        wide_plain<W>(p, sums, stages, at, w, lane);
+    else
+        wide_quantized<W>(p, sums, stages, at, w, lane);
+    sums.flush(p, p.steps);
     copy_wait<0>();
+
+    // Through shared memory, so that outputs are written side by side and gates meet.
+    float *parts = (float *)shared; // [128][rows + 1]
+    constexpr uint32_t STRIDE = WIDE_ROWS + 1;
     __syncthreads(); // the stages are free
-    float *parts = (float *)shared;
 #pragma unroll
-    for (int i = 0; i < sink.GROUPS * 4; i++)
-        sink.v[i] = totals[i * THREADS];
-    __syncthreads(); // and so are the totals
-#pragma unroll
-    for (int i = 0; i < sink.GROUPS * 4; i++)
-        parts[(warp * 16 + lane / 4 + i % 4 / 2 * 8) * (WIDE_ROWS + 1) + i / 4 * 8 + lane % 4 * 2 + i % 2] = sink.v[i];
+    for (int i = 0; i < sums.N; i++)
+        parts[(warp * 16 + lane / 4 + i % 4 / 2 * 8) * STRIDE + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums.total[i];
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < tiles_here * 16 * WIDE_ROWS; i += THREADS) {
-        uint32_t o = i % 16, t = i / 16 % tiles_here, r = i / 16 / tiles_here, row = first_row + r;
-        Place there(p, blockIdx.y * tiles_here + t);
-        const Matrix &first = p.matrix[there.matrix];
-        uint32_t output = there.tile * 16 + o;
-        uint64_t best = 0;
-        if (there.there && row < p.rows && output < first.outs) {
-            float y = finish(p, first, output, row, parts[(t * 16 + o) * (WIDE_ROWS + 1) + r],
-                             p.gated ? parts[((t + tiles_here) * 16 + o) * (WIDE_ROWS + 1) + r] : 0.f, ((const float *)p.scale)[row],
-                             residual_of(p, first, output, row));
-            if (p.best)
-                best = ranked(y, output);
-        }
-        if (p.best)
-            raise(p, row, best); // the loop has the same turns in all threads
+    const uint32_t outputs = tiles_here * 16, o = threadIdx.x % outputs;
+    Place there(p, blockIdx.y * tiles_here + o / 16);
+    const Matrix &first = p.matrix[there.matrix];
+    const uint32_t output = there.tile * 16 + o % 16;
+    if (!there.there || output >= first.outs)
+        return;
+#pragma unroll 4
+    for (uint32_t r = threadIdx.x / outputs; r < WIDE_ROWS; r += WIDE_THREADS / outputs) {
+        const uint32_t row = first_row + r;
+        if (row < p.rows)
+            finish(p, first, output, row, parts[o * STRIDE + r], p.gated ? parts[(64 + o) * STRIDE + r] : 0.f,
+                   ((const float *)p.scale)[row], residual_of(p, first, output, row));
     }
 }

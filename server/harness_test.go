@@ -327,6 +327,25 @@ func refusalOf(t testing.TB, err error) refusal {
 	return r
 }
 
+// errorInfo is the detail that carries a reason.
+func errorInfo(reason string) *errdetails.ErrorInfo { return &errdetails.ErrorInfo{Reason: reason} }
+
+// detailsText is the reason and the fields of a status, the fields in order
+// and each once.
+func detailsText(st *status.Status) (reason string, fields []string) {
+	for _, d := range st.Details() {
+		switch d := d.(type) {
+		case *errdetails.ErrorInfo:
+			reason = d.GetReason()
+		case *errdetails.BadRequest:
+			for _, v := range d.GetFieldViolations() {
+				fields = append(fields, v.GetField())
+			}
+		}
+	}
+	return reason, slices.Compact(sorted(fields))
+}
+
 func textRequest(text string, maxTokens int32) *kigov1.ExecuteRequest {
 	return &kigov1.ExecuteRequest{
 		Prompt:    &kigov1.ExecuteRequest_Text{Text: text},

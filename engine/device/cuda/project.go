@@ -20,6 +20,8 @@ const (
 	wideRows    = 128
 	wideColumns = 64
 	wideStages  = 4
+	wideWarps   = 8
+	wideShared  = wideStages * wideRows * (wideColumns*2 + wideColumns/16*4)
 	fewWarps    = 8
 )
 
@@ -27,6 +29,7 @@ const (
 // the kernel that fits the number of rows.
 type product struct {
 	tiles                int // of all matrices; of one with a gate
+	sms                  int // multiprocessors of the GPU
 	one, few, many, wide *launch[kernels.ProjectParams]
 }
 
@@ -84,7 +87,7 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		{&pr.one, "one_", 32 * fewWarps, fewShared(int(params.Stride), 1, warps)},
 		{&pr.few, "few_", 32 * fewWarps, fewShared(int(params.Stride), fewRows, warps)},
 		{&pr.many, "many_", 32 * manyWarps, manyShared},
-		{&pr.wide, "wide_", p.scheme.wideThreads, wideShared(p.scheme.wideThreads)},
+		{&pr.wide, "wide_", 32 * wideWarps, wideShared},
 	} {
 		if k.prefix == "wide_" && x.dev.code.kernels["wide_"+p.scheme.kernel] == nil {
 			continue // not in the machine code for this GPU
@@ -101,6 +104,7 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 			return nil, err
 		}
 		*k.to = l
+		pr.sms = x.dev.props.SMs
 		if k.to == &pr.many || k.to == &pr.wide {
 			continue
 		}
@@ -141,13 +145,6 @@ func (x *executable) segments(p *placement, gated bool, tiles int) int {
 	return fewWarps
 }
 
-// wideShared is that of wide; see kernels/wide.cuh.
-func wideShared(threads int) int {
-	stages := wideStages * wideRows * (wideColumns*2 + wideColumns/16*4)
-	outputs := 4 * (threads / 32 * tileRows) * (wideRows + 1)
-	return max(stages+4*threads*wideRows/2, outputs)
-}
-
 // fewShared is the dynamic shared memory of one (rows 1) and few (rows 8); see
 // kernels/project.cuh.
 func fewShared(stride, rows, warps int) int {
@@ -163,24 +160,35 @@ func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
 	case rows <= fewRows && pr.few != nil:
 		return pr.few
 	}
-	if rows > manyRows && pr.wide != nil {
+	// Blocks of wide are large: it needs enough of them.
+	if pr.wide != nil && rows > manyRows && ceilDiv(rows, wideRows)*ceilDiv(pr.tiles, tilesOf(pr.wide)) >= pr.sms*3/4 {
 		return pr.wide
 	}
 	return pr.many
 }
 
+// tilesOf is how many tiles of one matrix a block of many or wide has: a warp has
+// one, of either matrix with a gate.
+func tilesOf(l *launch[kernels.ProjectParams]) int {
+	n := int(l.how.Block[0]) / 32
+	if l.params.Gated != 0 {
+		n /= 2
+	}
+	return n
+}
+
 // run multiplies rows; pick is the address of their numbers, or 0.
-func (pr *product) run(x *executable, rows int, pick uint64) error {
+func (pr *product) run(x *executable, rows int, pick uint64, wide bool) error {
 	l := pr.takes(rows)
+	if l == pr.wide && !wide {
+		l = pr.many
+	}
 	if l == pr.many || l == pr.wide {
-		tiles, high := int(l.how.Block[0])/32, manyRows // a tile a warp
-		if l.params.Gated != 0 {
-			tiles /= 2
-		}
+		high := manyRows
 		if l == pr.wide {
 			high = wideRows
 		}
-		l.grid(ceilDiv(rows, high), ceilDiv(pr.tiles, tiles), 1)
+		l.grid(ceilDiv(rows, high), ceilDiv(pr.tiles, tilesOf(l)), 1)
 	}
 	l.params.Rows, l.params.Pick = uint32(rows), pick
 	return start(x.dev, l, x.dev.stream)
@@ -205,17 +213,18 @@ func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bo
 // somebody wants to see them.
 func (x *executable) prepareFor(l *launch[kernels.PrepareParams], rows int, wanted bool, products ...*product) error {
 	wanted = wanted || x.watched()
-	l.params.Wgmma = 0
+	wide := len(products) > 0
 	for _, pr := range products {
-		switch pr.takes(rows) {
-		case pr.wide:
-			wanted, l.params.Wgmma = true, 1 // for all: a GPU has wide for every format or for none
-		case pr.many:
-			wanted = true
-		}
+		wanted = wanted || pr.takes(rows) == pr.many || pr.takes(rows) == pr.wide
+		wide = wide && pr.takes(rows) == pr.wide
 	}
 	if !wanted {
 		return nil
+	}
+	// The two want the halves in different orders: all products take wide or none.
+	l.params.Wgmma = 0
+	if wide {
+		l.params.Wgmma = 1
 	}
 	l.params.Rows = uint32(rows)
 	return start(x.dev, l.grid(rows, 1, 1), x.dev.stream)
@@ -329,7 +338,7 @@ func (o *projection) run(x *executable, s *stepShape) error {
 		}
 	}
 	for _, pr := range o.products {
-		if err := pr.run(x, s.rows, 0); err != nil {
+		if err := pr.run(x, s.rows, 0, o.prepare.params.Wgmma != 0); err != nil {
 			return err
 		}
 	}
@@ -394,6 +403,7 @@ func (o *logits) run(x *executable, s *stepShape) error {
 
 // compute makes the logits of n of the step's chosen rows.
 func (o *logits) compute(x *executable, at, n int) error {
+	x.held = at
 	pick := x.in.pick() + uint64(4*at)
 	o.prepare.params.Pick = pick
 	if o.float != nil {
@@ -406,7 +416,7 @@ func (o *logits) compute(x *executable, at, n int) error {
 	if err := x.prepareFor(o.prepare, n, false, o.product); err != nil {
 		return err
 	}
-	return o.product.run(x, n, pick)
+	return o.product.run(x, n, pick, o.prepare.params.Wgmma != 0)
 }
 
 // fetch brings the logits to the host, computing those of further rows as it
@@ -417,7 +427,7 @@ func (o *logits) fetch(x *executable, s *stepShape) error {
 	x.result = nil
 	for at := 0; at < s.logits; at += logitRows {
 		n := min(logitRows, s.logits-at)
-		if at > 0 {
+		if at != x.held {
 			if err := o.compute(x, at, n); err != nil {
 				return err
 			}
