@@ -365,12 +365,12 @@ func (x *executable) Close() error {
 	if x.closed {
 		return nil
 	}
-	x.closed = true
 	unbind, err := x.dev.bind()
 	if err != nil {
 		return err
 	}
 	defer unbind()
+	x.closed = true
 	return x.release()
 }
 
@@ -383,7 +383,7 @@ func (x *executable) release() error {
 			*b = nil
 		}
 	}
-	return errors.Join(errs...)
+	return x.dev.wrap(errors.Join(errs...), "close the executable")
 }
 
 // inputs are a step's numbers on their way to the device: one pinned buffer,
@@ -424,7 +424,7 @@ func (in *inputs) free(d *Device) error {
 		err = d.drv.HostFree(in.host)
 		in.host, in.ints = nil, nil
 	}
-	return errors.Join(err, d.release(&in.device))
+	return d.wrap(errors.Join(err, d.release(&in.device)), "memory for inputs")
 }
 
 func (in *inputs) part(n int) []int32 { return in.ints[n*in.maxRows : (n+1)*in.maxRows] }

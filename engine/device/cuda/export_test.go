@@ -9,8 +9,12 @@ import (
 	"kigo/kernels"
 )
 
-// OpenOn makes a device of a driver, which it owns if there is no error.
-func OpenOn(cfg Config, drv driver.Driver) (*Device, error) { return open(cfg, drv) }
+// OpenOn makes a device of a driver, which it owns if there is no error. It has one
+// lane for uploading, because a hundred megabytes are much for a test.
+func OpenOn(cfg Config, drv driver.Driver) (*Device, error) {
+	cfg.lanes = 1
+	return open(cfg, drv)
+}
 
 // Dequantized is what the kernel of that name makes of count values of a tensor,
 // from first on, row by row.
@@ -76,6 +80,9 @@ func SetMemory(w device.Weights, tensor int, b []byte) error {
 	}
 	return d.drv.HostFree(host)
 }
+
+// Locate is the address of a byte of a row.
+func Locate(l *kernels.Layout, row, at int) uint64 { return locate(l, row, at) }
 
 // Located is where a byte of a row of a tensor lies in its Memory.
 func Located(w device.Weights, tensor, row, at int) int {

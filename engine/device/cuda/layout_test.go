@@ -51,6 +51,9 @@ func columns(f *quant.Format, blocks int) int {
 // The planes are a permutation: every byte of a tensor has a place of its own
 // within the tensor's part of the allocation, and tensors don't overlap.
 func TestPlanesArePermutations(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not with -short: arithmetic only")
+	}
 	for _, f := range quant.All() {
 		t.Run(f.Name, func(t *testing.T) {
 			const base = 0x7000

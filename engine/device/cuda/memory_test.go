@@ -84,7 +84,11 @@ func swap(b []byte, blockBytes int, at func(row, n int) int, row1, block1, row2,
 // layer is a program that reaches most kernels, with its weights.
 func layer(t *testing.T, typ quant.Type) (*device.Program, *tensors) {
 	t.Helper()
-	const vocab, width, heads, kvHeads, dim, hidden = 300, 256, 4, 2, 64, 512
+	return layerOf(t, typ, 300, 256, 4, 2, 64, 512)
+}
+
+func layerOf(t *testing.T, typ quant.Type, vocab, width, heads, kvHeads, dim, hidden int) (*device.Program, *tensors) {
+	t.Helper()
 	rng := rand.New(rand.NewPCG(25, uint64(typ)))
 	p := &device.Program{Vocab: vocab, Cache: device.CacheShape{Layers: 1, KVHeads: kvHeads, HeadDim: dim}}
 	s := &tensors{}
@@ -187,6 +191,9 @@ func serve(t *testing.T, dev device.Device, p *device.Program, s *tensors) []flo
 // format: prompt, single tokens, cache and all. Without a GPU, the CPU's part still
 // proves that the layer is a program that runs.
 func TestLayerAgreesWithTheCPU(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not with -short: arithmetic only")
+	}
 	reference, err := cpu.New(cpu.Config{Reference: true})
 	if err != nil {
 		t.Fatal(err)

@@ -37,6 +37,11 @@ func (s *suite) batches(t *testing.T) {
 
 func (s *suite) batch(t *testing.T, f *quant.Format, width, hidden int, full bool) {
 	const inputs = 64
+	sizes := []int{1, 2, 7, 8, 9, 16, 64}
+	if full {
+		sizes = append(sizes, 65, 128, 129, 256)
+	}
+	most := sizes[len(sizes)-1]
 	dev := s.open(t)
 	t.Cleanup(func() { closeAll(t, dev) })
 	r := newRig(t, inputs, width)
@@ -58,8 +63,8 @@ func (s *suite) batch(t *testing.T, f *quant.Format, width, hidden int, full boo
 	r.add(&device.Project{In: gated, Residual: a, Mats: []device.Matrix{matrix(width, hidden, down)}})
 	r.add(&device.Logits{In: down, Norm: norm("output_norm"), Weight: r.tensor(f.Type, inputs, width, 0.05), Stage: "logits"})
 
-	watched := r.compile(dev, 256, 200)
-	quiet := r.compileQuiet(dev, 256, 200)
+	watched := r.compile(dev, most, most)
+	quiet := r.compileQuiet(dev, most, most)
 	const probe = 11
 	want := slices.Clone(quiet.run(t, oneEach([]int32{probe})))
 	stages := map[string][]float32{}
@@ -67,10 +72,7 @@ func (s *suite) batch(t *testing.T, f *quant.Format, width, hidden int, full boo
 	for name, v := range watched.stages {
 		stages[name] = v
 	}
-	for _, n := range []int{1, 2, 7, 8, 9, 16, 64, 65, 200} {
-		if n > 64 && !full {
-			continue // as many rows as one of a GPU's kernels takes for its own
-		}
+	for _, n := range sizes {
 		places := slices.Compact([]int{0, n / 2, n - 1})
 		if n > 8 && !full {
 			places = places[1:2]
