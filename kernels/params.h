@@ -19,6 +19,7 @@
 // kernel: gate GateParams
 // kernel: append AppendParams
 // kernel: attend_* AttendParams
+// kernel: rate_mma RateParams
 #pragma once
 
 // A struct inside the parameters, with padding before its last field.
@@ -239,4 +240,13 @@ struct AttendParams {
     uint64_t angles;
     uint32_t dims;
     uint32_t halves;
+};
+
+// What rate.cu repeats in one round of a warp: so many mma.m16n8k16, each of
+// 16 x 8 x 16 multiplications and additions.
+constexpr uint32_t kRateMmas = 8;
+
+struct RateParams {
+    float *out;      // one for each thread of the grid: the sum of its results
+    uint32_t rounds;
 };

@@ -172,3 +172,6 @@ static_assert(KIGO_OFFSETOF(AttendParams, v) == 120 && sizeof(AttendParams::v) =
 static_assert(KIGO_OFFSETOF(AttendParams, angles) == 128 && sizeof(AttendParams::angles) == 8, "AttendParams::angles");
 static_assert(KIGO_OFFSETOF(AttendParams, dims) == 136 && sizeof(AttendParams::dims) == 4, "AttendParams::dims");
 static_assert(KIGO_OFFSETOF(AttendParams, halves) == 140 && sizeof(AttendParams::halves) == 4, "AttendParams::halves");
+static_assert(sizeof(RateParams) == 16 && alignof(RateParams) == 8, "RateParams");
+static_assert(KIGO_OFFSETOF(RateParams, out) == 0 && sizeof(RateParams::out) == 8, "RateParams::out");
+static_assert(KIGO_OFFSETOF(RateParams, rounds) == 8 && sizeof(RateParams::rounds) == 4, "RateParams::rounds");

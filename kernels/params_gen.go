@@ -222,6 +222,16 @@ type AttendParams struct {
 	Halves    uint32
 }
 
+// RateMmas: What rate.cu repeats in one round of a warp: so many mma.m16n8k16, each of
+// 16 x 8 x 16 multiplications and additions.
+const RateMmas uint32 = 8
+
+type RateParams struct {
+	Out    Ptr // one for each thread of the grid: the sum of its results
+	Rounds uint32
+	_      [4]byte
+}
+
 // table lists every kernel, by family and name.
 var table = [...]Kernel{
 	{Family: "attention", Name: "append", Params: "AppendParams", Size: 120, Targets: []string{"sm_90a"}},
@@ -288,4 +298,5 @@ var table = [...]Kernel{
 	{Family: "project", Name: "one_q6_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
 	{Family: "project", Name: "one_q8_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
 	{Family: "project", Name: "project_f32", Params: "ProjectF32Params", Size: 56, Targets: []string{"sm_90a"}},
+	{Family: "rate", Name: "rate_mma", Params: "RateParams", Size: 16},
 }

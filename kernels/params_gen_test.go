@@ -319,4 +319,9 @@ var layouts = []struct {
 	{"sizeof AttendParams.dims", unsafe.Sizeof(AttendParams{}.Dims), 4},
 	{"offsetof AttendParams.halves", unsafe.Offsetof(AttendParams{}.Halves), 140},
 	{"sizeof AttendParams.halves", unsafe.Sizeof(AttendParams{}.Halves), 4},
+	{"sizeof RateParams", unsafe.Sizeof(RateParams{}), 16},
+	{"offsetof RateParams.out", unsafe.Offsetof(RateParams{}.Out), 0},
+	{"sizeof RateParams.out", unsafe.Sizeof(RateParams{}.Out), 8},
+	{"offsetof RateParams.rounds", unsafe.Offsetof(RateParams{}.Rounds), 8},
+	{"sizeof RateParams.rounds", unsafe.Sizeof(RateParams{}.Rounds), 4},
 }

@@ -3,6 +3,7 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"kigo/engine/device"
@@ -24,16 +25,22 @@ type machineCode struct {
 	kernels map[string]*kernel
 }
 
-// loadCode loads every family for the device's architecture and compares each
+// loadCode loads every family that steps need.
+func loadCode(drv driver.Driver, props driver.Properties) (*machineCode, error) {
+	families := slices.DeleteFunc(kernels.Families(), func(name string) bool { return name == rateFamily })
+	return loadFamilies(drv, props, families)
+}
+
+// loadFamilies loads families for the device's architecture and compares each
 // kernel's parameter with the struct that the host will pass.
-func loadCode(drv driver.Driver, props driver.Properties) (_ *machineCode, err error) {
+func loadFamilies(drv driver.Driver, props driver.Properties, families []string) (_ *machineCode, err error) {
 	c := &machineCode{kernels: map[string]*kernel{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.unload(drv))
 		}
 	}()
-	for _, family := range kernels.Families() {
+	for _, family := range families {
 		image, target, err := kernels.Image(family, props.Major, props.Minor)
 		if err != nil {
 			return nil, err

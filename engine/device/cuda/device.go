@@ -43,6 +43,7 @@ type Device struct {
 	drv    driver.Driver
 	ctx    driver.Context
 	props  driver.Properties
+	driver string // the driver's version
 	code   *machineCode
 	stream driver.Stream // of steps
 	free   atomic.Uint64 // device memory, when something was taken or given back last
@@ -79,7 +80,7 @@ func open(cfg Config, drv driver.Driver) (_ *Device, err error) {
 	if cfg.Ordinal < 0 || cfg.Ordinal >= n {
 		return nil, fmt.Errorf("%w: there is no GPU %d; there are %d, counted from 0", driver.ErrNoDevice, cfg.Ordinal, n)
 	}
-	d := &Device{cfg: cfg, drv: drv}
+	d := &Device{cfg: cfg, drv: drv, driver: driverVersion(drv.Version())}
 	if d.props, err = drv.Properties(cfg.Ordinal); err != nil {
 		return nil, err
 	}
@@ -160,6 +161,7 @@ func (d *Device) Info() device.Info {
 	return device.Info{
 		Kind:        "cuda",
 		Name:        d.props.Name,
+		Driver:      d.driver,
 		MemoryTotal: d.props.TotalMem,
 		MemoryFree:  d.free.Load(),
 		StepRows:    stepRows,
