@@ -19,7 +19,7 @@
 // kernel: gate GateParams
 // kernel: append AppendParams
 // kernel: attend_* AttendParams
-// kernel: rate_mma RateParams
+// kernel: rate_* RateParams
 #pragma once
 
 // A struct inside the parameters, with padding before its last field.
@@ -242,9 +242,11 @@ struct AttendParams {
     uint32_t halves;
 };
 
-// What rate.cu repeats in one round of a warp: so many mma.m16n8k16, each of
-// 16 x 8 x 16 multiplications and additions.
+// What rate.cu repeats in one round: so many mma.m16n8k16 of each warp, or
+// wgmma.m64n128k16 of each four warps. The numbers of the shape, times two, are the
+// floating-point operations of one.
 constexpr uint32_t kRateMmas = 8;
+constexpr uint32_t kRateWgmmas = 8;
 
 struct RateParams {
     float *out;      // one for each thread of the grid: the sum of its results

@@ -222,9 +222,12 @@ type AttendParams struct {
 	Halves    uint32
 }
 
-// RateMmas: What rate.cu repeats in one round of a warp: so many mma.m16n8k16, each of
-// 16 x 8 x 16 multiplications and additions.
+// RateMmas: What rate.cu repeats in one round: so many mma.m16n8k16 of each warp, or
+// wgmma.m64n128k16 of each four warps. The numbers of the shape, times two, are the
+// floating-point operations of one.
 const RateMmas uint32 = 8
+
+const RateWgmmas uint32 = 8
 
 type RateParams struct {
 	Out    Ptr // one for each thread of the grid: the sum of its results
@@ -299,4 +302,5 @@ var table = [...]Kernel{
 	{Family: "project", Name: "one_q8_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
 	{Family: "project", Name: "project_f32", Params: "ProjectF32Params", Size: 56, Targets: []string{"sm_90a"}},
 	{Family: "rate", Name: "rate_mma", Params: "RateParams", Size: 16},
+	{Family: "rate", Name: "rate_wgmma", Params: "RateParams", Size: 16, Targets: []string{"sm_90a"}},
 }

@@ -51,6 +51,9 @@ func loadFamilies(drv driver.Driver, props driver.Properties, families []string)
 		}
 		c.modules = append(c.modules, m)
 		for _, k := range kernels.Kernels(family) {
+			if k.Targets != nil && !slices.Contains(k.Targets, target) {
+				continue
+			}
 			fn, err := drv.Function(m, k.Name)
 			if err != nil {
 				return nil, fmt.Errorf("kernel %s: %w", k.Name, err)

@@ -73,19 +73,34 @@ func (d *Device) UploadRate(ctx context.Context) (_ device.Rate, err error) {
 	return d.rate(float64(n), took, "copy from pinned memory of the host"), err
 }
 
-// The measurement of kernels/rate.cu: each warp does so many rounds, which take an
-// H100 some milliseconds.
+// rateFamily is the machine code that measures. It is loaded when it is wanted, so
+// that a start does not pay for it.
 const (
 	rateFamily  = "rate"
 	rateThreads = 256
-	rateRounds  = 1 << 15
-	mmaFLOPs    = 2 * 16 * 8 * 16 // of one mma.m16n8k16
 )
 
-// MatrixRate keeps all tensor cores busy with the instruction that the kernels
-// multiply with. Its machine code is loaded here, so that a start does not pay
-// for it.
-func (d *Device) MatrixRate(ctx context.Context) (_ device.Rate, err error) {
+// instruction is one that kernels multiply with, and its measurement (see
+// kernels/rate.cu), which takes an H100 some milliseconds.
+type instruction struct {
+	kernel  string
+	name    string
+	threads int // that execute it together
+	round   int // of them in a round
+	rounds  uint32
+	flops   int // of one
+}
+
+// instructions is the table of what is measured, where the GPU has it. It is never
+// written.
+var instructions = [...]instruction{
+	{"rate_mma", "mma.sync.m16n8k16", 32, int(kernels.RateMmas), 1 << 15, 2 * 16 * 8 * 16},
+	{"rate_wgmma", "wgmma.m64n128k16", 128, int(kernels.RateWgmmas), 1 << 12, 2 * 64 * 128 * 16},
+}
+
+// MatrixRate keeps all tensor cores busy with each of the instructions that the
+// kernels multiply with, and takes the fastest.
+func (d *Device) MatrixRate(ctx context.Context) (best device.Rate, err error) {
 	unbind, err := d.bind()
 	if err != nil {
 		return device.Rate{}, err
@@ -93,10 +108,27 @@ func (d *Device) MatrixRate(ctx context.Context) (_ device.Rate, err error) {
 	defer unbind()
 	code, err := loadFamilies(d.drv, d.props, []string{rateFamily})
 	if err != nil {
-		return device.Rate{}, d.wrap(err, "load the kernel that measures")
+		return device.Rate{}, d.wrap(err, "load the kernels that measure")
 	}
 	defer func() { err = errors.Join(err, code.unload(d.drv)) }()
-	k := code.kernels["rate_mma"]
+	for _, i := range instructions {
+		k := code.kernels[i.kernel]
+		if k == nil {
+			continue
+		}
+		r, err := d.instructionRate(ctx, k, i)
+		if err != nil {
+			return device.Rate{}, err
+		}
+		if r.PerSecond > best.PerSecond {
+			best = r
+		}
+	}
+	return best, nil
+}
+
+// instructionRate runs one on all multiprocessors. The context must be bound.
+func (d *Device) instructionRate(ctx context.Context, k *kernel, i instruction) (_ device.Rate, err error) {
 	perSM, err := d.drv.Occupancy(k.fn, rateThreads, 0)
 	if err != nil {
 		return device.Rate{}, d.wrap(err, "kernel %s", k.name)
@@ -112,13 +144,12 @@ func (d *Device) MatrixRate(ctx context.Context) (_ device.Rate, err error) {
 	defer func() { err = errors.Join(err, d.release(&out)) }()
 	l := &launch[kernels.RateParams]{
 		kernel: k,
-		how:    driver.Launch{Grid: [3]uint32{1, 1, 1}, Block: [3]uint32{rateThreads, 1, 1}},
-		params: kernels.RateParams{Out: kernels.Ptr(out.ptr), Rounds: rateRounds},
+		how:    driver.Launch{Grid: [3]uint32{uint32(blocks), 1, 1}, Block: [3]uint32{rateThreads, 1, 1}},
+		params: kernels.RateParams{Out: kernels.Ptr(out.ptr), Rounds: i.rounds},
 	}
-	l.grid(blocks, 1, 1)
 	took, err := d.shortest(ctx, func(s driver.Stream) error { return start(d, l, s) })
-	warps := blocks * rateThreads / d.props.WarpSize
-	return d.rate(float64(warps)*rateRounds*float64(kernels.RateMmas)*mmaFLOPs, took, "mma.sync.m16n8k16, float16 to float32, from registers"), err
+	flops := float64(blocks) * float64(rateThreads/i.threads*i.round*i.flops) * float64(i.rounds)
+	return d.rate(flops, took, i.name+", float16 to float32, nothing fetched"), err
 }
 
 // roomFor is how many bytes to measure with, given what is free.

@@ -50,22 +50,25 @@ func onFake(t *testing.T, cfg Config, real ...fakedriver.Kernel) (*Device, *fake
 
 // On the fake each piece of work takes a microsecond.
 func TestMeter(t *testing.T) {
-	launched := 0
-	mma := fakedriver.Typed("rate_mma", func(l driver.Launch, p *kernels.RateParams, mem fakedriver.Memory) error {
-		launched++
-		threads := l.Grid[0] * l.Block[0]
-		_, err := fakedriver.Slice[float32](mem, driver.Ptr(p.Out), int(threads))
-		if p.Rounds != rateRounds || err != nil {
-			t.Errorf("%d rounds, %v", p.Rounds, err)
-		}
-		return err
-	})
-	d, f := onFake(t, Config{}, mma)
-	if slices.Contains(f.TakeCalls(), "Launch rate_mma") || d.code.kernels["rate_mma"] != nil {
-		t.Error("a start loads the kernel that measures")
+	launched := map[string]int{}
+	count := func(i instruction) fakedriver.Kernel {
+		return fakedriver.Typed(i.kernel, func(l driver.Launch, p *kernels.RateParams, mem fakedriver.Memory) error {
+			launched[i.kernel]++
+			threads := l.Grid[0] * l.Block[0]
+			_, err := fakedriver.Slice[float32](mem, driver.Ptr(p.Out), int(threads))
+			if p.Rounds != i.rounds || err != nil {
+				t.Errorf("%d rounds, %v", p.Rounds, err)
+			}
+			return err
+		})
 	}
-	// 8 warps in a block; 8 blocks on each of 132 multiprocessors, as 32 registers allow.
-	flops := 132 * 8 * 8 * float64(rateRounds) * 8 * 4096
+	d, f := onFake(t, Config{}, count(instructions[0]), count(instructions[1]))
+	if d.code.kernels["rate_mma"] != nil {
+		t.Error("a start loads the kernels that measure")
+	}
+	// Blocks of 8 warps, or two groups of 4; 8 blocks on each of 132
+	// multiprocessors, as 32 registers allow.
+	mma, wgmma := 132*8*8*32768*8*4096.0, 132*8*2*4096*8*262144.0
 	for _, test := range []struct {
 		name    string
 		measure func(context.Context) (device.Rate, error)
@@ -73,7 +76,7 @@ func TestMeter(t *testing.T) {
 	}{
 		{"copy", d.CopyRate, 2 * (fakeMemory / 4) / 1e-6},
 		{"upload", d.UploadRate, (fakeMemory / 4) / 1e-6},
-		{"matrix", d.MatrixRate, flops / 1e-6},
+		{"matrix", d.MatrixRate, max(mma, wgmma) / 1e-6},
 	} {
 		r, err := test.measure(t.Context())
 		if err != nil || r.PerSecond < test.want*0.999 || r.PerSecond > test.want*1.001 || r.Method == "" {
@@ -88,8 +91,22 @@ func TestMeter(t *testing.T) {
 			t.Errorf("%s with a cancelled context: %v", test.name, err)
 		}
 	}
-	if launched != meterPasses+1 {
-		t.Errorf("%d launches", launched)
+	if launched["rate_mma"] != meterPasses+1 || launched["rate_wgmma"] != meterPasses+1 {
+		t.Errorf("launches: %v", launched)
+	}
+}
+
+// An A100 has no wgmma, and its machine code no such kernel.
+func TestMeterOnOlderGPU(t *testing.T) {
+	d, f := onFake(t, Config{})
+	d.props.Major = 8
+	f.TakeCalls()
+	r, err := d.MatrixRate(t.Context())
+	if err != nil || !strings.Contains(r.Method, "mma.sync") {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if slices.Contains(f.TakeCalls(), "Launch rate_wgmma") {
+		t.Error("rate_wgmma was launched")
 	}
 }
 
