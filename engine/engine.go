@@ -227,6 +227,7 @@ func (e *Engine) Status() Status {
 		Started:   e.born,
 		KVUsed:    g.kvUsed,
 		KVTotal:   g.kvTotal,
+		KVTokens:  blockTokens,
 		Steps:     e.steps.Load(),
 		Tokens:    e.tokens.Load(),
 		LastStep:  fromUnixNano(e.lastStep.Load()),
@@ -365,6 +366,20 @@ func (e *Engine) Close() error {
 		return nil
 	}
 	return e.dev.Close()
+}
+
+// streamsOf is a model's streams, or with nil all there are, also those that have
+// been admitted and that the owner has not seen yet.
+func (e *Engine) streamsOf(m *served) []*Stream {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var streams []*Stream
+	for _, s := range e.streams {
+		if m == nil || s.seq.model == m {
+			streams = append(streams, s)
+		}
+	}
+	return streams
 }
 
 // forget takes an ended stream off the books.

@@ -96,7 +96,7 @@ func (e *Engine) Profile(ctx context.Context, model string, tokens, rows, times 
 		step.Tokens[i] = int32(i % m.vocab)
 	}
 	err = e.betweenSteps(ctx, func() error {
-		if m.closed {
+		if m.retired {
 			return ErrUnloaded
 		}
 		pool := m.sched.Pool()

@@ -39,8 +39,7 @@ type served struct {
 	times   stepTimes
 	sched   *sched.Scheduler
 	seqs    map[sched.ID]*sequence
-	retired bool
-	closed  bool
+	retired bool // no new streams; freed after its last one
 }
 
 // plan is what a load needs to know before it takes any memory.

@@ -27,6 +27,7 @@ type Status struct {
 	Waiting   int       // requests in the queue
 	KVUsed    int       // KV blocks in use
 	KVTotal   int       // KV blocks in all
+	KVTokens  int       // tokens that a KV block holds
 	Steps     uint64    // device steps run since the start
 	Tokens    uint64    // tokens generated since the start
 	LastStep  time.Time // when the latest step ended; zero before the first

@@ -15,6 +15,7 @@
 // kernel: one_* ProjectParams
 // kernel: few_* ProjectParams
 // kernel: many_* ProjectParams
+// kernel: wide_* ProjectParams
 // kernel: project_f32 ProjectF32Params
 // kernel: gate GateParams
 // kernel: append AppendParams
@@ -140,6 +141,7 @@ struct PrepareParams {
     uint32_t rows;
     uint32_t width;
     uint32_t stride; // a multiple of 64; what is beyond width is 0
+    uint32_t wgmma;  // halves ordered for kernels wide_*: see there
     float eps;
 };
 

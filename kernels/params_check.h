@@ -80,7 +80,7 @@ static_assert(KIGO_OFFSETOF(AnglesParams, positions) == 8 && sizeof(AnglesParams
 static_assert(KIGO_OFFSETOF(AnglesParams, out) == 16 && sizeof(AnglesParams::out) == 8, "AnglesParams::out");
 static_assert(KIGO_OFFSETOF(AnglesParams, rows) == 24 && sizeof(AnglesParams::rows) == 4, "AnglesParams::rows");
 static_assert(KIGO_OFFSETOF(AnglesParams, pairs) == 28 && sizeof(AnglesParams::pairs) == 4, "AnglesParams::pairs");
-static_assert(sizeof(PrepareParams) == 72 && alignof(PrepareParams) == 8, "PrepareParams");
+static_assert(sizeof(PrepareParams) == 80 && alignof(PrepareParams) == 8, "PrepareParams");
 static_assert(KIGO_OFFSETOF(PrepareParams, in) == 0 && sizeof(PrepareParams::in) == 8, "PrepareParams::in");
 static_assert(KIGO_OFFSETOF(PrepareParams, pick) == 8 && sizeof(PrepareParams::pick) == 8, "PrepareParams::pick");
 static_assert(KIGO_OFFSETOF(PrepareParams, gain) == 16 && sizeof(PrepareParams::gain) == 8, "PrepareParams::gain");
@@ -91,7 +91,8 @@ static_assert(KIGO_OFFSETOF(PrepareParams, wide) == 48 && sizeof(PrepareParams::
 static_assert(KIGO_OFFSETOF(PrepareParams, rows) == 56 && sizeof(PrepareParams::rows) == 4, "PrepareParams::rows");
 static_assert(KIGO_OFFSETOF(PrepareParams, width) == 60 && sizeof(PrepareParams::width) == 4, "PrepareParams::width");
 static_assert(KIGO_OFFSETOF(PrepareParams, stride) == 64 && sizeof(PrepareParams::stride) == 4, "PrepareParams::stride");
-static_assert(KIGO_OFFSETOF(PrepareParams, eps) == 68 && sizeof(PrepareParams::eps) == 4, "PrepareParams::eps");
+static_assert(KIGO_OFFSETOF(PrepareParams, wgmma) == 68 && sizeof(PrepareParams::wgmma) == 4, "PrepareParams::wgmma");
+static_assert(KIGO_OFFSETOF(PrepareParams, eps) == 72 && sizeof(PrepareParams::eps) == 4, "PrepareParams::eps");
 static_assert(sizeof(Matrix) == 56 && alignof(Matrix) == 8, "Matrix");
 static_assert(KIGO_OFFSETOF(Matrix, plane) == 0 && sizeof(Matrix::plane) == 32, "Matrix::plane");
 static_assert(KIGO_OFFSETOF(Matrix, bias) == 32 && sizeof(Matrix::bias) == 8, "Matrix::bias");

@@ -120,7 +120,9 @@ type PrepareParams struct {
 	Rows   uint32
 	Width  uint32
 	Stride uint32 // a multiple of 64; what is beyond width is 0
+	Wgmma  uint32 // halves ordered for kernels wide_*: see there
 	Eps    float32
+	_      [4]byte
 }
 
 // One weight matrix of a projection.
@@ -268,7 +270,7 @@ var table = [...]Kernel{
 	{Family: "load", Name: "hash_tensor", Params: "HashParams", Size: 192, Targets: []string{"sm_90a"}},
 	{Family: "load", Name: "repack", Params: "RepackParams", Size: 208, Targets: []string{"sm_90a"}},
 	{Family: "prepare", Name: "gate", Params: "GateParams", Size: 32, Targets: []string{"sm_90a"}},
-	{Family: "prepare", Name: "prepare", Params: "PrepareParams", Size: 72, Targets: []string{"sm_90a"}},
+	{Family: "prepare", Name: "prepare", Params: "PrepareParams", Size: 80, Targets: []string{"sm_90a"}},
 	{Family: "probe", Name: "probe", Params: "ProbeParams", Size: 72},
 	{Family: "project", Name: "few_bf16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
 	{Family: "project", Name: "few_f16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
@@ -303,4 +305,14 @@ var table = [...]Kernel{
 	{Family: "project", Name: "project_f32", Params: "ProjectF32Params", Size: 56, Targets: []string{"sm_90a"}},
 	{Family: "rate", Name: "rate_mma", Params: "RateParams", Size: 16},
 	{Family: "rate", Name: "rate_wgmma", Params: "RateParams", Size: 16, Targets: []string{"sm_90a"}},
+	{Family: "wide", Name: "wide_bf16", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_f16", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q4_0", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q4_1", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q4_k", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q5_0", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q5_1", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q5_k", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q6_k", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q8_0", Params: "ProjectParams", Size: 272},
 }

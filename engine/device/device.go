@@ -24,7 +24,7 @@ var (
 
 	// ErrLost is fatal: nothing works on the device any more, and nothing is
 	// called on it any more. A fault that leaves the context dead is one.
-	ErrLost = errors.New("the device is lost")
+	ErrLost = errors.New("nothing works on the device any more")
 
 	// ErrGone is an ErrLost, too: the device itself has vanished, and a new
 	// process on this machine would not find it either.

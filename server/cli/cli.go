@@ -138,7 +138,21 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 // interruptible returns a context that Ctrl-C and SIGTERM end. A second signal
 // kills the process as usual.
 func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
-	return ctx, stop
+	ctx, cancel := context.WithCancel(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() { // ends with ctx
+		select {
+		case <-signals:
+		case <-ctx.Done():
+		}
+		// Before anybody sees the context's end, so that the next signal is
+		// not lost between the two.
+		signal.Stop(signals)
+		cancel()
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel()
+	}
 }

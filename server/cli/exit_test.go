@@ -139,7 +139,7 @@ func TestFailedProcessIsEnded(t *testing.T) {
 // The rest of this file runs kigo serve in a process of its own, on a device
 // that does what the child's environment says.
 const (
-	childKind  = "KIGO_TEST_DEVICE" // how the device breaks
+	childKind  = "KIGO_TEST_BREAKS" // how the device breaks
 	childBreak = "KIGO_TEST_BREAK"  // the file whose appearance breaks it
 )
 

@@ -108,6 +108,9 @@ func (o *serveOptions) logAddresses(s *server.Server) {
 	if addr := s.HealthAddr(); addr != nil {
 		e = e.Stringer("health", addr)
 	}
+	if addr := s.AdminAddr(); addr != nil {
+		e = e.Stringer("admin", addr)
+	}
 	e.Msg("listening")
 }
 

@@ -11,6 +11,9 @@ import (
 	"kigo/kernels"
 )
 
+// everyGPU is the target that families have which do not need a certain GPU.
+const everyGPU = "compute_80"
+
 // kernel is one function of the machine code, ready to be launched.
 type kernel struct {
 	name   string
@@ -42,6 +45,9 @@ func loadFamilies(drv driver.Driver, props driver.Properties, families []string)
 	}()
 	for _, family := range families {
 		image, target, err := kernels.Image(family, props.Major, props.Minor)
+		if errors.Is(err, kernels.ErrUnsupported) && !slices.Contains(kernels.Targets(family), everyGPU) {
+			continue // there are other kernels for this GPU
+		}
 		if err != nil {
 			return nil, err
 		}

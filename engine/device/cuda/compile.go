@@ -38,6 +38,7 @@ type executable struct {
 	ropes  map[int]*rotate // by layer
 	last   *logits
 	shape  stepShape // of the last step
+	held   int       // the first of its rows whose logits are in logits
 	best   uint64    // ranks of the largest logits of logitRows rows
 	ranks  []byte    // the same, pinned
 	graphs map[graphKey]driver.GraphExec

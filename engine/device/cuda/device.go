@@ -138,6 +138,8 @@ func (d *Device) wrap(err error, doing string, args ...any) error {
 	switch {
 	case errors.Is(err, device.ErrLost), errors.Is(err, device.ErrOutOfMemory):
 		return fmt.Errorf("%s: %w", what, err)
+	case errors.Is(err, driver.ErrClosed):
+		return fmt.Errorf("%s: %w", what, device.ErrClosed)
 	case errors.Is(err, driver.ErrFatal):
 		return fmt.Errorf("%s: %w: %w", what, device.ErrLost, err)
 	case errors.Is(err, driver.ErrOutOfMemory):

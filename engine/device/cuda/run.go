@@ -51,6 +51,7 @@ func (x *executable) perform(step *device.Step) (shape stepShape, unbind func(),
 		return shape, nil, x.dev.wrap(err, "send the step")
 	}
 	shape = shapeOf(step)
+	x.held = 0
 	if shape.single && shape.rows <= graphRows && shape.logits <= logitRows && !x.watched() {
 		return shape, unbind, x.replay(&shape)
 	}
