@@ -22,8 +22,8 @@ func TestMeter(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		// From the slowest machine to ten times the fastest there is.
-		if !(r.PerSecond > 1e8 && r.PerSecond < 1e14) || r.Method == "" {
+		// From a busy machine under the race detector to ten times the fastest there is.
+		if !(r.PerSecond > 1e6 && r.PerSecond < 1e15) || r.Method == "" {
 			t.Errorf("%s: %+v", name, r)
 		}
 		t.Logf("%s: %.3g a second, %s", name, r.PerSecond, r.Method)

@@ -150,6 +150,8 @@ func giveBack(t *testing.T, d *Device, b buffer) {
 // Whatever fails, nothing is left behind (onFake looks), and the error says what.
 func TestMeterFails(t *testing.T) {
 	d, f := onFake(t, Config{})
+	b := takeAllBut(t, d, 8<<20) // small copies: there are many
+	defer giveBack(t, d, b)
 	for _, call := range []string{"MemInfo", "Alloc", "HostAlloc", "CopyToDevice", "CopyOnDevice", "LoadModule", "Function", "Occupancy", "Launch", "NewStream", "NewEvent", "Record", "SyncStream", "Elapsed"} {
 		f.FailAt(call, 1, driver.CodeOutOfMemory)
 		failed := 0
