@@ -228,7 +228,7 @@ func (e *Engine) Status() Status {
 	info := e.deviceInfo()
 	s := Status{
 		Device: DeviceInfo{
-			Kind: info.Kind, Name: info.Name, Threads: info.Threads,
+			Kind: info.Kind, Name: info.Name, Driver: info.Driver, Threads: info.Threads,
 			MemoryFree: info.MemoryFree, MemoryTotal: info.MemoryTotal,
 		},
 		Started:   e.born,

@@ -21,6 +21,7 @@
 // kernel: choose_* ChooseParams
 // kernel: append AppendParams
 // kernel: attend_* AttendParams
+// kernel: rate_* RateParams
 #pragma once
 
 // A struct inside the parameters, with padding before its last field.
@@ -252,4 +253,15 @@ struct ChooseParams {
     uint32_t count;
     uint32_t wanted;
     uint32_t room;
+};
+
+// What rate.cu repeats in one round: so many mma.m16n8k16 of each warp, or
+// wgmma.m64n128k16 of each four warps. The numbers of the shape, times two, are the
+// floating-point operations of one.
+constexpr uint32_t kRateMmas = 8;
+constexpr uint32_t kRateWgmmas = 8;
+
+struct RateParams {
+    float *out;      // one for each thread of the grid: the sum of its results
+    uint32_t rounds;
 };

@@ -181,3 +181,6 @@ static_assert(KIGO_OFFSETOF(ChooseParams, list) == 24 && sizeof(ChooseParams::li
 static_assert(KIGO_OFFSETOF(ChooseParams, count) == 32 && sizeof(ChooseParams::count) == 4, "ChooseParams::count");
 static_assert(KIGO_OFFSETOF(ChooseParams, wanted) == 36 && sizeof(ChooseParams::wanted) == 4, "ChooseParams::wanted");
 static_assert(KIGO_OFFSETOF(ChooseParams, room) == 40 && sizeof(ChooseParams::room) == 4, "ChooseParams::room");
+static_assert(sizeof(RateParams) == 16 && alignof(RateParams) == 8, "RateParams");
+static_assert(KIGO_OFFSETOF(RateParams, out) == 0 && sizeof(RateParams::out) == 8, "RateParams::out");
+static_assert(KIGO_OFFSETOF(RateParams, rounds) == 8 && sizeof(RateParams::rounds) == 4, "RateParams::rounds");

@@ -235,6 +235,19 @@ type ChooseParams struct {
 	_      [4]byte
 }
 
+// RateMmas: What rate.cu repeats in one round: so many mma.m16n8k16 of each warp, or
+// wgmma.m64n128k16 of each four warps. The numbers of the shape, times two, are the
+// floating-point operations of one.
+const RateMmas uint32 = 8
+
+const RateWgmmas uint32 = 8
+
+type RateParams struct {
+	Out    Ptr // one for each thread of the grid: the sum of its results
+	Rounds uint32
+	_      [4]byte
+}
+
 // table lists every kernel, by family and name.
 var table = [...]Kernel{
 	{Family: "attention", Name: "append", Params: "AppendParams", Size: 120, Targets: []string{"sm_90a"}},
@@ -303,6 +316,8 @@ var table = [...]Kernel{
 	{Family: "project", Name: "one_q6_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
 	{Family: "project", Name: "one_q8_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
 	{Family: "project", Name: "project_f32", Params: "ProjectF32Params", Size: 56, Targets: []string{"sm_90a"}},
+	{Family: "rate", Name: "rate_mma", Params: "RateParams", Size: 16},
+	{Family: "rate", Name: "rate_wgmma", Params: "RateParams", Size: 16, Targets: []string{"sm_90a"}},
 	{Family: "wide", Name: "wide_bf16", Params: "ProjectParams", Size: 272},
 	{Family: "wide", Name: "wide_f16", Params: "ProjectParams", Size: 272},
 	{Family: "wide", Name: "wide_q4_0", Params: "ProjectParams", Size: 272},

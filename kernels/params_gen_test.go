@@ -336,4 +336,9 @@ var layouts = []struct {
 	{"sizeof ChooseParams.wanted", unsafe.Sizeof(ChooseParams{}.Wanted), 4},
 	{"offsetof ChooseParams.room", unsafe.Offsetof(ChooseParams{}.Room), 40},
 	{"sizeof ChooseParams.room", unsafe.Sizeof(ChooseParams{}.Room), 4},
+	{"sizeof RateParams", unsafe.Sizeof(RateParams{}), 16},
+	{"offsetof RateParams.out", unsafe.Offsetof(RateParams{}.Out), 0},
+	{"sizeof RateParams.out", unsafe.Sizeof(RateParams{}.Out), 8},
+	{"offsetof RateParams.rounds", unsafe.Offsetof(RateParams{}.Rounds), 8},
+	{"sizeof RateParams.rounds", unsafe.Sizeof(RateParams{}.Rounds), 4},
 }

@@ -60,6 +60,7 @@ type Device interface {
 type Info struct {
 	Kind        string // "cpu" or "cuda"
 	Name        string // the processor's own name
+	Driver      string // what drives it, with its version; empty for a CPU
 	Threads     int
 	MemoryTotal uint64
 	MemoryFree  uint64

@@ -47,6 +47,7 @@ type Device struct {
 	drv    driver.Driver
 	ctx    driver.Context
 	props  driver.Properties
+	driver string // the driver's version
 	code   *machineCode
 	stream driver.Stream // of steps
 	free   atomic.Uint64 // device memory, when something was taken or given back last
@@ -76,7 +77,7 @@ func New(cfg Config) (*Device, error) {
 // open makes a device of a driver, which it owns from then on if there is no
 // error.
 func open(cfg Config, drv driver.Driver) (_ *Device, err error) {
-	d := &Device{cfg: cfg, drv: drv}
+	d := &Device{cfg: cfg, drv: drv, driver: driverVersion(drv.Version())}
 	n, err := drv.Devices()
 	if err != nil {
 		return nil, d.wrap(err, "count the GPUs")
@@ -168,6 +169,7 @@ func (d *Device) Info() device.Info {
 	return device.Info{
 		Kind:        "cuda",
 		Name:        d.props.Name,
+		Driver:      d.driver,
 		MemoryTotal: d.props.TotalMem,
 		MemoryFree:  d.free.Load(),
 		StepRows:    stepRows,
