@@ -160,6 +160,9 @@ func childEngine(kind string, cfg engine.Config) (*engine.Engine, error) {
 	if kind == "gone at the start" {
 		return nil, fmt.Errorf("engine: %w: no such device", engine.ErrDeviceLost)
 	}
+	if strings.HasPrefix(kind, "gpu ") {
+		return gpuChildEngine(kind, cfg)
+	}
 	on, err := cpu.New(cpu.Config{Threads: 1})
 	if err != nil {
 		return nil, err
