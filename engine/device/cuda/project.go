@@ -161,7 +161,7 @@ func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
 		return pr.few
 	}
 	// Blocks of wide are large: it needs enough of them.
-	if pr.wide != nil && rows > manyRows && ceilDiv(rows, wideRows)*ceilDiv(pr.tiles, tilesOf(pr.wide)) >= pr.sms*3/4 {
+	if pr.wide != nil && rows > manyRows && ceilDiv(rows, wideRows)*ceilDiv(pr.tiles, tilesOf(pr.wide)) >= pr.sms/2 {
 		return pr.wide
 	}
 	return pr.many
