@@ -134,15 +134,22 @@ func New(cfg Config) (*Engine, error) {
 	dev, why, err := devices.Open(devices.Options{Name: cfg.Device, Threads: cfg.Threads, Reference: cfg.Reference, Checks: cfg.DeviceChecks})
 	if err != nil {
 		if failure := fatalError(err); failure != nil {
-			err = failure
+			err = &startError{err: err, kind: failure}
 		}
-		return nil, fmt.Errorf("engine: %w", err)
+		return nil, err
 	}
 	if why != nil {
 		cfg.Log.Info().AnErr("gpu", why).Msg("no GPU: computing on the CPU")
 	}
 	return newEngine(cfg, dev), nil
 }
+
+// startError is a device that cannot be used from the start. Its kind, one of those
+// of ErrFatal, is for errors.Is; what is wrong stands in err.
+type startError struct{ err, kind error }
+
+func (e *startError) Error() string   { return e.err.Error() }
+func (e *startError) Unwrap() []error { return []error{e.err, e.kind} }
 
 // NewOn is New on a device that is open already. The engine closes it, unless
 // the device fails.
@@ -221,12 +228,13 @@ func (e *Engine) Status() Status {
 	info := e.deviceInfo()
 	s := Status{
 		Device: DeviceInfo{
-			Kind: info.Kind, Name: info.Name, Threads: info.Threads,
+			Kind: info.Kind, Name: info.Name, Driver: info.Driver, Threads: info.Threads,
 			MemoryFree: info.MemoryFree, MemoryTotal: info.MemoryTotal,
 		},
 		Started:   e.born,
 		KVUsed:    g.kvUsed,
 		KVTotal:   g.kvTotal,
+		KVTokens:  blockTokens,
 		Steps:     e.steps.Load(),
 		Tokens:    e.tokens.Load(),
 		LastStep:  fromUnixNano(e.lastStep.Load()),
@@ -365,6 +373,20 @@ func (e *Engine) Close() error {
 		return nil
 	}
 	return e.dev.Close()
+}
+
+// streamsOf is a model's streams, or with nil all there are, also those that have
+// been admitted and that the owner has not seen yet.
+func (e *Engine) streamsOf(m *served) []*Stream {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var streams []*Stream
+	for _, s := range e.streams {
+		if m == nil || s.seq.model == m {
+			streams = append(streams, s)
+		}
+	}
+	return streams
 }
 
 // forget takes an ended stream off the books.

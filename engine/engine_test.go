@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"kigo/engine/chat"
 	"kigo/engine/sample"
 	"kigo/engine/synth"
+	"kigo/engine/testenv"
 )
 
 const smollm2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -27,9 +27,9 @@ const smollm2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 // modelFile opens a model of the ignored folder models/.
 func modelFile(t *testing.T, name string) *os.File {
 	t.Helper()
-	f, err := os.Open(filepath.Join("..", "models", name))
+	f, err := os.Open(testenv.Model(t, name))
 	if err != nil {
-		t.Fatalf("%v: run make models", err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
 	return f
@@ -39,6 +39,9 @@ func newEngine(t *testing.T, cfg engine.Config) *engine.Engine {
 	t.Helper()
 	if cfg.MaxContext == 0 {
 		cfg.MaxContext = 512
+	}
+	if cfg.Device == "" {
+		cfg.Device = testenv.Device(t)
 	}
 	e, err := engine.New(cfg)
 	if err != nil {

@@ -72,6 +72,7 @@ func fatalKind(err error) error {
 // Errors of packages that the edge does not import.
 var (
 	ErrDoesNotFit       = device.ErrOutOfMemory // found before any memory is taken, as a rule
+	ErrNotSupported     = device.ErrNotSupported
 	ErrUnsupportedModel = model.ErrUnsupported
 	ErrInvalidModel     = model.ErrInvalid
 	ErrTruncated        = load.ErrTruncated

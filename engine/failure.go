@@ -58,7 +58,6 @@ func (e *Engine) failBy(err error) error {
 
 // free gives a model's memory back, on the owner's goroutine.
 func (e *Engine) free(m *served) error {
-	m.closed = true
 	if e.failureNow() != nil {
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -423,5 +424,76 @@ func TestStepTimes(t *testing.T) {
 	// One slow step of a thousand sets no measure.
 	if got := engine.StepLimitAfter(append(make([]time.Duration, 999), time.Second), 1, time.Minute); got != 10*time.Second {
 		t.Errorf("after one slow step of a thousand: %v", got)
+	}
+}
+
+// shortened is a device that gives too few logits when told to: the sampler's
+// code meets what it never expected.
+type shortened struct {
+	device.Device
+	now *atomic.Bool
+}
+
+func (d shortened) Compile(p *device.Program, w device.Weights, c device.Cache, opt device.CompileOptions) (device.Executable, error) {
+	x, err := d.Device.Compile(p, w, c, opt)
+	return shortRuns{x, d.now}, err
+}
+
+type shortRuns struct {
+	device.Executable
+	now *atomic.Bool
+}
+
+func (x shortRuns) Run(step *device.Step) ([]float32, error) {
+	logits, err := x.Executable.Run(step)
+	if len(logits) > 0 && x.now.CompareAndSwap(true, false) {
+		logits = logits[:1]
+	}
+	return logits, err
+}
+
+// A panic beside the device ends the one request that met it; the others get
+// what they would have got.
+func TestPanicEndsItsOwnRequestAlone(t *testing.T) {
+	on, err := cpu.New(cpu.Config{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var short atomic.Bool
+	e, err := engine.NewOn(engine.Config{MaxContext: 512}, shortened{on, &short})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	loadTiny(t, e, "tiny", 1, false)
+	want := run(t, e, greedy("neighbour", 60)).ids
+
+	type result struct {
+		got collected
+		err error
+	}
+	results := make(chan result, 4)
+	short.Store(true) // in the first step that gives any
+	for range 4 {
+		s := submit(t, e, greedy("neighbour", 60))
+		go func() {
+			got, err := collect(t, s)
+			results <- result{got, err}
+		}()
+	}
+	failed := 0
+	for range 4 {
+		switch r := <-results; {
+		case errors.Is(r.err, engine.ErrInternal):
+			failed++
+		case r.err != nil || !slices.Equal(r.got.ids, want):
+			t.Errorf("a neighbour got %v, %v", r.got.ids, r.err)
+		}
+	}
+	if failed != 1 {
+		t.Errorf("%d requests failed", failed)
+	}
+	if s := settled(t, e); s.State != engine.StateReady {
+		t.Errorf("status %+v", s)
 	}
 }

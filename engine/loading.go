@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"sync"
 	"time"
 
@@ -17,9 +19,11 @@ type LoadRequest struct {
 	Replace bool // swap it for the model that is loaded, if one is
 }
 
-// flight is a load in progress, which a second load of the same name joins.
+// flight is a load in progress, which a second load of the same file under the
+// same name joins.
 type flight struct {
 	name string
+	file fs.FileInfo
 	done chan struct{}
 	info *ModelInfo // valid when done is closed, like err
 	err  error
@@ -36,12 +40,16 @@ type flight struct {
 // model, tokenizer, chat, load and device.
 func (e *Engine) Load(ctx context.Context, r LoadRequest, progress func(LoadProgress)) (*ModelInfo, error) {
 	for {
-		f, own, err := e.takeOff(r)
+		file, err := r.File.Stat()
+		if err != nil {
+			return nil, fmt.Errorf("model file: %w", err)
+		}
+		f, own, err := e.takeOff(r, file)
 		if err != nil {
 			return nil, err
 		}
 		if own {
-			f.info, f.err = e.load(ctx, r, progress)
+			f.info, f.err = e.load(ctx, r, file, progress)
 			e.land(f)
 			return f.info, f.err
 		}
@@ -58,7 +66,7 @@ func (e *Engine) Load(ctx context.Context, r LoadRequest, progress func(LoadProg
 }
 
 // takeOff begins a load, or finds the one to join.
-func (e *Engine) takeOff(r LoadRequest) (f *flight, own bool, err error) {
+func (e *Engine) takeOff(r LoadRequest, file fs.FileInfo) (f *flight, own bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
@@ -66,14 +74,14 @@ func (e *Engine) takeOff(r LoadRequest) (f *flight, own bool, err error) {
 		return nil, false, e.failure
 	case e.draining:
 		return nil, false, ErrDraining
-	case e.flight != nil && e.flight.name == r.Name:
+	case e.flight != nil && e.flight.name == r.Name && os.SameFile(e.flight.file, file):
 		return e.flight, false, nil
 	case e.flight != nil:
 		return nil, false, fmt.Errorf("%w: %.64q", ErrLoadInProgress, e.flight.name)
 	case e.serving != nil && !r.Replace:
 		return nil, false, fmt.Errorf("%w: %.64q", ErrAlreadyLoaded, e.serving.info.Name)
 	}
-	e.flight = &flight{name: r.Name, done: make(chan struct{})}
+	e.flight = &flight{name: r.Name, file: file, done: make(chan struct{})}
 	e.update()
 	return e.flight, true, nil
 }
@@ -87,17 +95,13 @@ func (e *Engine) land(f *flight) {
 }
 
 // load does the work of Load for the one who took off.
-func (e *Engine) load(ctx context.Context, r LoadRequest, progress func(LoadProgress)) (*ModelInfo, error) {
+func (e *Engine) load(ctx context.Context, r LoadRequest, before fs.FileInfo, progress func(LoadProgress)) (*ModelInfo, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	detach := context.AfterFunc(e.ctx, func() { cancel(context.Cause(e.ctx)) })
 	defer detach()
 
 	c := newClock(progress)
-	before, err := r.File.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("model file: %w", err)
-	}
 	p, err := e.newPlan(r.File)
 	if err != nil {
 		return nil, err
@@ -117,7 +121,7 @@ func (e *Engine) load(ctx context.Context, r LoadRequest, progress func(LoadProg
 	case after.Size() != before.Size() || !after.ModTime().Equal(before.ModTime()):
 		err = ErrFileChanged
 	default:
-		err = ctx.Err()
+		err = context.Cause(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(err, e.discard(m))
@@ -175,9 +179,7 @@ func (e *Engine) Unload(ctx context.Context, name string) error {
 	e.update()
 	e.mu.Unlock()
 	return e.owner.call(func() error {
-		e.owner.endModel(m, ErrUnloaded)
-		e.owner.retire(m)
-		e.owner.freeRetired()
+		e.owner.unload(m)
 		return nil
 	})
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -52,6 +54,43 @@ func TestReplaceHarmsNoStream(t *testing.T) {
 	if _, err := e.Submit(t.Context(), engine.Request{Model: "tiny", Text: "x"}); !errors.Is(err, engine.ErrNoModel) {
 		t.Errorf("a request for the old model: %v", err)
 	}
+	settled(t, e)
+}
+
+// A request that arrives while its model is being replaced is answered by one
+// of the models. The template takes so long that the replacement falls, as a rule,
+// between a request's arrival and its place in the queue.
+func TestReplaceLosesNoArrivingRequest(t *testing.T) {
+	e := newEngine(t, engine.Config{})
+	slow := gguf.ValueOf("{% for i in range(100) %}{% for j in range(200) %}{% endfor %}{% endfor %}{{ messages[0].content }}")
+	load := func(name string, replace bool) {
+		t.Helper()
+		file := rewritten(t, "tokenizer.chat_template", slow)
+		if _, err := e.Load(t.Context(), engine.LoadRequest{Name: name, File: file, Replace: replace}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load("first", false)
+	r := greedy("", 3)
+	r.Messages = []chat.Message{{Role: "user", Content: "hello"}}
+	want := run(t, e, r)
+	var wait sync.WaitGroup
+	for i := range 4 {
+		wait.Go(func() {
+			s, err := e.Submit(t.Context(), r)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if got, err := collect(t, s); err != nil || !slices.Equal(got.ids, want.ids) {
+				t.Errorf("request %d: %v, want %v (%v)", i, got.ids, want.ids, err)
+			}
+		})
+	}
+	for i := range 3 {
+		load([]string{"second", "third", "fourth"}[i], true)
+	}
+	wait.Wait()
 	settled(t, e)
 }
 
@@ -140,13 +179,26 @@ func TestCancelledLoadLeavesNothing(t *testing.T) {
 
 func TestSameLoadTwiceSharesOne(t *testing.T) {
 	e := newEngine(t, engine.Config{})
+	path := filepath.Join(t.TempDir(), "tiny.gguf")
+	if err := os.WriteFile(path, tinyBytes(t, 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := func() *os.File { // the same file, each time anew
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	here, later := open(), open()
 	inFlight, goOn := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	var wait sync.WaitGroup
 	var first, second *engine.ModelInfo
 	wait.Go(func() {
 		var err error
-		first, err = e.Load(t.Context(), engine.LoadRequest{Name: "x", File: tinyFile(t, 1)}, func(engine.LoadProgress) {
+		first, err = e.Load(t.Context(), engine.LoadRequest{Name: "x", File: here}, func(engine.LoadProgress) {
 			once.Do(func() { close(inFlight); <-goOn })
 		})
 		if err != nil {
@@ -157,21 +209,25 @@ func TestSameLoadTwiceSharesOne(t *testing.T) {
 	if s := e.Status(); s.State != engine.StateLoading {
 		t.Errorf("state %v", s.State)
 	}
-	if _, err := e.Load(t.Context(), engine.LoadRequest{Name: "y", File: tinyFile(t, 1)}, nil); !errors.Is(err, engine.ErrLoadInProgress) {
+	if _, err := e.Load(t.Context(), engine.LoadRequest{Name: "y", File: open()}, nil); !errors.Is(err, engine.ErrLoadInProgress) {
 		t.Errorf("another load meanwhile: %v", err)
+	}
+	// Another file is another load, also under the same name.
+	if _, err := e.Load(t.Context(), engine.LoadRequest{Name: "x", File: tinyFile(t, 2)}, nil); !errors.Is(err, engine.ErrLoadInProgress) {
+		t.Errorf("another file meanwhile: %v", err)
 	}
 	if err := e.Unload(t.Context(), "x"); !errors.Is(err, engine.ErrLoadInProgress) {
 		t.Errorf("unload meanwhile: %v", err)
 	}
 	joined, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := e.Load(joined, engine.LoadRequest{Name: "x", File: tinyFile(t, 1)}, nil); !errors.Is(err, context.Canceled) {
+	if _, err := e.Load(joined, engine.LoadRequest{Name: "x", File: open()}, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("joining with a cancelled context: %v", err)
 	}
 	wait.Go(func() {
 		// It joins the load in flight, or finds it landed.
 		var err error
-		second, err = e.Load(t.Context(), engine.LoadRequest{Name: "x", File: tinyFile(t, 1), Replace: true}, nil)
+		second, err = e.Load(t.Context(), engine.LoadRequest{Name: "x", File: later, Replace: true}, nil)
 		if err != nil {
 			t.Error(err)
 		}
@@ -287,7 +343,7 @@ func TestCloseEndsEverything(t *testing.T) {
 func TestConfigIsChecked(t *testing.T) {
 	for name, cfg := range map[string]engine.Config{
 		"device":      {Device: "tpu"},
-		"threads":     {Threads: -1},
+		"threads":     {Device: "cpu", Threads: -1},
 		"concurrent":  {MaxConcurrent: 1 << 20},
 		"negative":    {MaxConcurrent: -1},
 		"buffer":      {StreamBuffer: 1 << 30},

@@ -3,10 +3,8 @@ package engine
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -179,10 +177,6 @@ func (o *owner) add(q *sequence, stop func() bool) {
 		o.end(q, failure)
 		return
 	}
-	if q.model.closed {
-		o.end(q, ErrUnloaded)
-		return
-	}
 	o.nextID++
 	q.id = o.nextID
 	if err := q.model.sched.Add(q.id, len(q.tokens), q.most); err != nil {
@@ -268,6 +262,19 @@ func (m *served) perform(step *device.Step, q *sequence) (next int32, logits []f
 	}
 	if q.takesLargest(id, logit) {
 		return id, nil, nil
+	}
+	if r, ok := c.(device.Ranker); ok {
+		if n := q.wantsTop(); n > 0 {
+			top, ok, err := r.Top(0, n)
+			if err != nil {
+				return -1, nil, err
+			}
+			if ok {
+				if id, ok = q.sampleTop(top); ok {
+					return id, nil, nil
+				}
+			}
+		}
 	}
 	logits, err = c.Fetch()
 	return -1, logits, err
@@ -415,17 +422,8 @@ func (o *owner) end(q *sequence, err error) {
 // endAll ends every stream that there is, also those that have been admitted and
 // not been added yet.
 func (o *owner) endAll(err error) {
-	o.engine.mu.Lock()
-	streams := slices.Collect(maps.Values(o.engine.streams))
-	o.engine.mu.Unlock()
-	for _, s := range streams {
+	for _, s := range o.engine.streamsOf(nil) {
 		o.end(s.seq, err)
-	}
-}
-
-func (o *owner) endModel(m *served, err error) {
-	for _, q := range m.seqs {
-		o.end(q, err)
 	}
 }
 
@@ -451,10 +449,19 @@ func (o *owner) serve(m *served) { o.models = append(o.models, m) }
 // retire has a model freed as soon as its last stream has ended.
 func (o *owner) retire(m *served) { m.retired = true }
 
+// unload ends a model's streams and frees it.
+func (o *owner) unload(m *served) {
+	for _, s := range o.engine.streamsOf(m) {
+		o.end(s.seq, ErrUnloaded)
+	}
+	o.retire(m)
+	o.freeRetired()
+}
+
 func (o *owner) freeRetired() {
 	kept := o.models[:0]
 	for _, m := range o.models {
-		if m.retired && len(m.seqs) == 0 {
+		if m.retired && len(o.engine.streamsOf(m)) == 0 {
 			o.free(m)
 		} else {
 			kept = append(kept, m)

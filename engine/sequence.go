@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"kigo/engine/device"
 	"kigo/engine/sample"
 	"kigo/engine/sched"
 	"kigo/engine/stop"
@@ -75,6 +76,28 @@ type outcome struct {
 // for probabilities.
 func (q *sequence) takesLargest(id int32, logit float32) bool {
 	return q.logprobs < 0 && q.sampler.TakesLargest(id, logit, len(q.tokens)-q.prompt)
+}
+
+// wantsTop is how many of the largest logits are enough to choose the next token;
+// 0: all are needed.
+func (q *sequence) wantsTop() int {
+	if q.logprobs >= 0 {
+		return 0
+	}
+	return q.sampler.WantsTop(len(q.tokens) - q.prompt)
+}
+
+// sampleTop chooses the next token from the largest logits; false when they are not
+// enough.
+func (q *sequence) sampleTop(top []device.Ranked) (id int32, ok bool) {
+	return q.sampler.SampleTop(func() (int32, float32, bool) {
+		if len(top) == 0 {
+			return 0, 0, false
+		}
+		first := top[0]
+		top = top[1:]
+		return first.ID, first.Logit, true
+	}, len(q.tokens)-q.prompt)
 }
 
 // next chooses a token from the logits after the last one, unless id is it

@@ -39,8 +39,7 @@ type served struct {
 	times   stepTimes
 	sched   *sched.Scheduler
 	seqs    map[sched.ID]*sequence
-	retired bool
-	closed  bool
+	retired bool // no new streams; freed after its last one
 }
 
 // plan is what a load needs to know before it takes any memory.
@@ -186,6 +185,7 @@ func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m
 		ChatTemplate:  m.chat != nil,
 		Tensors:       len(p.binding.Tensors),
 		Memory:        MemoryUse{Weights: m.weights.Bytes(), KV: m.cache.Bytes(), Scratch: m.exec.ScratchBytes()},
+		TokenBytes:    e.dev.CacheBlockBytes(p.shape) / blockTokens,
 		Verified:      !e.cfg.SkipVerify,
 		Warnings:      p.notes,
 	}

@@ -27,6 +27,7 @@ type Status struct {
 	Waiting   int       // requests in the queue
 	KVUsed    int       // KV blocks in use
 	KVTotal   int       // KV blocks in all
+	KVTokens  int       // tokens that a KV block holds
 	Steps     uint64    // device steps run since the start
 	Tokens    uint64    // tokens generated since the start
 	LastStep  time.Time // when the latest step ended; zero before the first
@@ -37,6 +38,7 @@ type Status struct {
 type DeviceInfo struct {
 	Kind        string // "cpu" or "cuda"
 	Name        string // the processor's or the GPU's own name
+	Driver      string // what drives a GPU, with its version: "580.95.05, CUDA 13.0"
 	Threads     int    // worker threads; 0 for a GPU
 	MemoryUsed  uint64 // bytes that Kigo holds on the device
 	MemoryFree  uint64 // bytes that the device has left; 0 when unknown
@@ -57,6 +59,7 @@ type ModelInfo struct {
 	ChatTemplate  bool
 	Tensors       int
 	Memory        MemoryUse
+	TokenBytes    uint64 // that keys and values of one token take in the KV cache
 	Load          LoadTimes
 	Verified      bool // every tensor's hash on the device equals the file's
 	Warnings      []string

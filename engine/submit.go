@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -26,7 +27,19 @@ const MaxLogprobs = 20
 // is wrong, ErrNoModel, ErrQueueFull (in a *RetryError), ErrDraining, ErrFatal,
 // or the context's.
 func (e *Engine) Submit(ctx context.Context, r Request) (*Stream, error) {
-	arrived := time.Now()
+	for arrived := time.Now(); ; {
+		s, err := e.submit(ctx, &r, arrived)
+		if !errors.Is(err, errReplaced) {
+			return s, err
+		}
+	}
+}
+
+// errReplaced says that another model has taken the place of the one that a
+// request was prepared for.
+var errReplaced = errors.New("the model was replaced")
+
+func (e *Engine) submit(ctx context.Context, r *Request, arrived time.Time) (*Stream, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -34,7 +47,7 @@ func (e *Engine) Submit(ctx context.Context, r Request) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	prompt, most, err := e.check(m, &r)
+	prompt, most, err := e.check(m, r)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +65,7 @@ func (e *Engine) Submit(ctx context.Context, r Request) (*Stream, error) {
 			Seed:         r.Sampling.Seed,
 		},
 	}
-	if s.seq, err = newSequence(s, m, &r, prompt, most, arrived); err != nil {
+	if s.seq, err = newSequence(s, m, r, prompt, most, arrived); err != nil {
 		return nil, err
 	}
 	if err := e.admit(s); err != nil {
@@ -136,6 +149,8 @@ func (e *Engine) admit(s *Stream) error {
 		return e.failure
 	case e.draining:
 		return ErrDraining
+	case e.serving != s.seq.model:
+		return errReplaced // or unloaded: the next try finds out
 	case len(e.streams) >= e.cfg.MaxConcurrent+e.cfg.MaxQueue:
 		return &RetryError{
 			Err:   fmt.Errorf("%w: %d requests", ErrQueueFull, len(e.streams)),

@@ -44,9 +44,8 @@ struct Octet {
             most = fmaxf(most, fabsf(v[i]));
         return most;
     }
-    // Rounds to halves at half[0..7]; returns their sum.
-    __device__ __forceinline__ float round(void *half, float down) const {
-        uint32_t w[4];
+    // Rounds to halves in four words; returns their sum.
+    __device__ __forceinline__ float pack(uint32_t *w, float down) const {
         float sum = 0;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -54,6 +53,12 @@ struct Octet {
             sum = __fadd_rn(sum, low_half(w[i]));
             sum = __fadd_rn(sum, high_half(w[i]));
         }
+        return sum;
+    }
+    // The same, to half[0..7].
+    __device__ __forceinline__ float round(void *half, float down) const {
+        uint32_t w[4];
+        float sum = pack(w, down);
         *(uint4 *)half = make_uint4(w[0], w[1], w[2], w[3]);
         return sum;
     }

@@ -18,7 +18,7 @@
 //    pair<OFFSET>(chunk, a, b, scale, offset)     32 columns with one scale
 //    single(chunk, a, scale, offset)              16 columns with one scale
 //
-// UNROLL steps are on their way at a time; BLOCKS of 256 threads should fit on a
+// UNROLL steps are on their way at a time in few, AHEAD in wide; BLOCKS of 256 threads should fit on a
 // multiprocessor, which bounds the registers.
 // scale[0] and offset[0] belong to row l/4, [1] to row l/4 + 8.
 #pragma once
@@ -57,18 +57,21 @@ __device__ __forceinline__ void bytes_to_fragment(uint32_t *a, uint32_t lo, uint
 
 #define SUBNORMAL 16777216.f // 2^24
 
-#ifndef F16_UNROLL
-#define F16_UNROLL 4
-#define F16_BLOCKS 4
-#endif
 struct WeightsF16 {
     static constexpr uint32_t BYTES[4] = {512, 0, 0, 0};
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return lane * 16; }
-    static constexpr int CHUNKS = 1, UNROLL = F16_UNROLL, BLOCKS = F16_BLOCKS;
+    static constexpr int CHUNKS = 1, UNROLL = 4, BLOCKS = 4, AHEAD = 4;
     uint4 w;
     __device__ __forceinline__ void load(const Cursor &c, int step) { w = load_weights(c.plane[0] + step * 512); }
+    __device__ __forceinline__ void fragment(uint32_t *a) const {
+        a[0] = w.x;
+        a[1] = w.z;
+        a[2] = w.y;
+        a[3] = w.w;
+    }
     template <class S> __device__ __forceinline__ void give(S &sink, int) const {
-        uint32_t a[4] = {w.x, w.z, w.y, w.w};
+        uint32_t a[4];
+        fragment(a);
         sink.plain(0, a);
     }
 };
@@ -79,8 +82,15 @@ struct WeightsBF16 : WeightsF16 {
     __device__ __forceinline__ static uint32_t convert(uint32_t w) {
         return pack_half(__uint_as_float(w << 16), __uint_as_float(w & 0xffff0000u));
     }
+    __device__ __forceinline__ void fragment(uint32_t *a) const {
+        a[0] = convert(w.x);
+        a[1] = convert(w.z);
+        a[2] = convert(w.y);
+        a[3] = convert(w.w);
+    }
     template <class S> __device__ __forceinline__ void give(S &sink, int) const {
-        uint32_t a[4] = {convert(w.x), convert(w.z), convert(w.y), convert(w.w)};
+        uint32_t a[4];
+        fragment(a);
         sink.plain(0, a);
     }
 };
@@ -88,7 +98,7 @@ struct WeightsBF16 : WeightsF16 {
 struct WeightsQ8_0 {
     static constexpr uint32_t BYTES[4] = {512, 0, 32, 0};
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane == 0 ? lane * 16 : lane / 4 * 4; }
-    static constexpr int CHUNKS = 2, UNROLL = 4, BLOCKS = 3;
+    static constexpr int CHUNKS = 2, UNROLL = 4, BLOCKS = 3, AHEAD = 2;
     uint4 w;
     uint32_t d;
     __device__ __forceinline__ void load(const Cursor &c, int step) {
@@ -109,7 +119,7 @@ struct WeightsQ8_0 {
 // Two blocks of 32 values a step: the nibbles of one in the first word of a
 // lane's row, of the other in the second.
 struct Nibbles {
-    static constexpr int CHUNKS = 4, UNROLL = 4, BLOCKS = 2;
+    static constexpr int CHUNKS = 4, UNROLL = 4, BLOCKS = 2, AHEAD = 2;
     uint4 w;
     // Values of block n (0 or 1); high holds a fifth bit for each, or 0.
     __device__ __forceinline__ void fragments(uint32_t *a, uint32_t *b, int n, uint32_t high0, uint32_t high1, int lane) const {
@@ -229,7 +239,7 @@ struct GroupScales {
 template <bool FIFTH> struct WeightsK45 {
     static constexpr uint32_t BYTES[4] = {2048, FIFTH ? 512 : 0, 256, 0};
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane < 2 ? lane * 16 : lane / 4 * 32; }
-    static constexpr int CHUNKS = 16, UNROLL = 1, BLOCKS = 2;
+    static constexpr int CHUNKS = 16, UNROLL = 1, BLOCKS = 2, AHEAD = 1;
     uint4 w[4], h, s0, s1;
     __device__ __forceinline__ void load(const Cursor &c, int step) {
 #pragma unroll
@@ -271,7 +281,7 @@ typedef WeightsK45<true> WeightsQ5_K;
 struct WeightsQ6_K {
     static constexpr uint32_t BYTES[4] = {2048, 1024, 256, 32};
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane < 2 ? lane * 16 : plane == 2 ? lane / 4 * 32 : lane / 4 * 4; }
-    static constexpr int CHUNKS = 16, UNROLL = 1, BLOCKS = 2;
+    static constexpr int CHUNKS = 16, UNROLL = 1, BLOCKS = 2, AHEAD = 1;
     uint4 w[4], h[2], s0, s1;
     uint32_t d;
     __device__ __forceinline__ void load(const Cursor &c, int step) {
@@ -291,10 +301,10 @@ struct WeightsQ6_K {
     template <class S> __device__ __forceinline__ void give(S &sink, int) const {
         float d0 = low_half(d), d1 = high_half(d);
 #pragma unroll
-        for (int u = 0; u < 4; u++)
+        for (int half = 0; half < 2; half++)
 #pragma unroll
-            for (int n = 0; n < 2; n++) {
-                const int half = u / 2, run = u % 2 + 2 * n;
+            for (int run = 0; run < 4; run++) {
+                const int u = half * 2 + run % 2, n = run / 2;
                 uint32_t x = (w[u].x >> 4 * n & 0x0f0f0f0fu) | (h[half].x >> 2 * run & 0x03030303u) << 4;
                 uint32_t y = (w[u].y >> 4 * n & 0x0f0f0f0fu) | (h[half].y >> 2 * run & 0x03030303u) << 4;
                 uint32_t z = (w[u].z >> 4 * n & 0x0f0f0f0fu) | (h[half].z >> 2 * run & 0x03030303u) << 4;

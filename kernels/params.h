@@ -15,10 +15,13 @@
 // kernel: one_* ProjectParams
 // kernel: few_* ProjectParams
 // kernel: many_* ProjectParams
+// kernel: wide_* ProjectParams
 // kernel: project_f32 ProjectF32Params
 // kernel: gate GateParams
+// kernel: choose_* ChooseParams
 // kernel: append AppendParams
 // kernel: attend_* AttendParams
+// kernel: rate_* RateParams
 #pragma once
 
 // A struct inside the parameters, with padding before its last field.
@@ -139,6 +142,7 @@ struct PrepareParams {
     uint32_t rows;
     uint32_t width;
     uint32_t stride; // a multiple of 64; what is beyond width is 0
+    uint32_t wgmma;  // halves ordered for kernels wide_*: see there
     float eps;
 };
 
@@ -239,4 +243,25 @@ struct AttendParams {
     uint64_t angles;
     uint32_t dims;
     uint32_t halves;
+};
+
+struct ChooseParams {
+    uint64_t logits; // *float, count of them
+    uint64_t bins;   // *uint32, 4,096, 0 at first
+    uint64_t found;  // *uint32, 0 at first: how many belong into the list
+    uint64_t list;   // *uint64, room for so many: rank above the complement of the number
+    uint32_t count;
+    uint32_t wanted;
+    uint32_t room;
+};
+
+// What rate.cu repeats in one round: so many mma.m16n8k16 of each warp, or
+// wgmma.m64n128k16 of each four warps. The numbers of the shape, times two, are the
+// floating-point operations of one.
+constexpr uint32_t kRateMmas = 8;
+constexpr uint32_t kRateWgmmas = 8;
+
+struct RateParams {
+    float *out;      // one for each thread of the grid: the sum of its results
+    uint32_t rounds;
 };

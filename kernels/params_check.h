@@ -80,7 +80,7 @@ static_assert(KIGO_OFFSETOF(AnglesParams, positions) == 8 && sizeof(AnglesParams
 static_assert(KIGO_OFFSETOF(AnglesParams, out) == 16 && sizeof(AnglesParams::out) == 8, "AnglesParams::out");
 static_assert(KIGO_OFFSETOF(AnglesParams, rows) == 24 && sizeof(AnglesParams::rows) == 4, "AnglesParams::rows");
 static_assert(KIGO_OFFSETOF(AnglesParams, pairs) == 28 && sizeof(AnglesParams::pairs) == 4, "AnglesParams::pairs");
-static_assert(sizeof(PrepareParams) == 72 && alignof(PrepareParams) == 8, "PrepareParams");
+static_assert(sizeof(PrepareParams) == 80 && alignof(PrepareParams) == 8, "PrepareParams");
 static_assert(KIGO_OFFSETOF(PrepareParams, in) == 0 && sizeof(PrepareParams::in) == 8, "PrepareParams::in");
 static_assert(KIGO_OFFSETOF(PrepareParams, pick) == 8 && sizeof(PrepareParams::pick) == 8, "PrepareParams::pick");
 static_assert(KIGO_OFFSETOF(PrepareParams, gain) == 16 && sizeof(PrepareParams::gain) == 8, "PrepareParams::gain");
@@ -91,7 +91,8 @@ static_assert(KIGO_OFFSETOF(PrepareParams, wide) == 48 && sizeof(PrepareParams::
 static_assert(KIGO_OFFSETOF(PrepareParams, rows) == 56 && sizeof(PrepareParams::rows) == 4, "PrepareParams::rows");
 static_assert(KIGO_OFFSETOF(PrepareParams, width) == 60 && sizeof(PrepareParams::width) == 4, "PrepareParams::width");
 static_assert(KIGO_OFFSETOF(PrepareParams, stride) == 64 && sizeof(PrepareParams::stride) == 4, "PrepareParams::stride");
-static_assert(KIGO_OFFSETOF(PrepareParams, eps) == 68 && sizeof(PrepareParams::eps) == 4, "PrepareParams::eps");
+static_assert(KIGO_OFFSETOF(PrepareParams, wgmma) == 68 && sizeof(PrepareParams::wgmma) == 4, "PrepareParams::wgmma");
+static_assert(KIGO_OFFSETOF(PrepareParams, eps) == 72 && sizeof(PrepareParams::eps) == 4, "PrepareParams::eps");
 static_assert(sizeof(Matrix) == 56 && alignof(Matrix) == 8, "Matrix");
 static_assert(KIGO_OFFSETOF(Matrix, plane) == 0 && sizeof(Matrix::plane) == 32, "Matrix::plane");
 static_assert(KIGO_OFFSETOF(Matrix, bias) == 32 && sizeof(Matrix::bias) == 8, "Matrix::bias");
@@ -172,3 +173,14 @@ static_assert(KIGO_OFFSETOF(AttendParams, v) == 120 && sizeof(AttendParams::v) =
 static_assert(KIGO_OFFSETOF(AttendParams, angles) == 128 && sizeof(AttendParams::angles) == 8, "AttendParams::angles");
 static_assert(KIGO_OFFSETOF(AttendParams, dims) == 136 && sizeof(AttendParams::dims) == 4, "AttendParams::dims");
 static_assert(KIGO_OFFSETOF(AttendParams, halves) == 140 && sizeof(AttendParams::halves) == 4, "AttendParams::halves");
+static_assert(sizeof(ChooseParams) == 48 && alignof(ChooseParams) == 8, "ChooseParams");
+static_assert(KIGO_OFFSETOF(ChooseParams, logits) == 0 && sizeof(ChooseParams::logits) == 8, "ChooseParams::logits");
+static_assert(KIGO_OFFSETOF(ChooseParams, bins) == 8 && sizeof(ChooseParams::bins) == 8, "ChooseParams::bins");
+static_assert(KIGO_OFFSETOF(ChooseParams, found) == 16 && sizeof(ChooseParams::found) == 8, "ChooseParams::found");
+static_assert(KIGO_OFFSETOF(ChooseParams, list) == 24 && sizeof(ChooseParams::list) == 8, "ChooseParams::list");
+static_assert(KIGO_OFFSETOF(ChooseParams, count) == 32 && sizeof(ChooseParams::count) == 4, "ChooseParams::count");
+static_assert(KIGO_OFFSETOF(ChooseParams, wanted) == 36 && sizeof(ChooseParams::wanted) == 4, "ChooseParams::wanted");
+static_assert(KIGO_OFFSETOF(ChooseParams, room) == 40 && sizeof(ChooseParams::room) == 4, "ChooseParams::room");
+static_assert(sizeof(RateParams) == 16 && alignof(RateParams) == 8, "RateParams");
+static_assert(KIGO_OFFSETOF(RateParams, out) == 0 && sizeof(RateParams::out) == 8, "RateParams::out");
+static_assert(KIGO_OFFSETOF(RateParams, rounds) == 8 && sizeof(RateParams::rounds) == 4, "RateParams::rounds");

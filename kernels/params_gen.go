@@ -120,7 +120,9 @@ type PrepareParams struct {
 	Rows   uint32
 	Width  uint32
 	Stride uint32 // a multiple of 64; what is beyond width is 0
+	Wgmma  uint32 // halves ordered for kernels wide_*: see there
 	Eps    float32
+	_      [4]byte
 }
 
 // One weight matrix of a projection.
@@ -222,70 +224,108 @@ type AttendParams struct {
 	Halves    uint32
 }
 
+type ChooseParams struct {
+	Logits uint64 // *float, count of them
+	Bins   uint64 // *uint32, 4,096, 0 at first
+	Found  uint64 // *uint32, 0 at first: how many belong into the list
+	List   uint64 // *uint64, room for so many: rank above the complement of the number
+	Count  uint32
+	Wanted uint32
+	Room   uint32
+	_      [4]byte
+}
+
+// RateMmas: What rate.cu repeats in one round: so many mma.m16n8k16 of each warp, or
+// wgmma.m64n128k16 of each four warps. The numbers of the shape, times two, are the
+// floating-point operations of one.
+const RateMmas uint32 = 8
+
+const RateWgmmas uint32 = 8
+
+type RateParams struct {
+	Out    Ptr // one for each thread of the grid: the sum of its results
+	Rounds uint32
+	_      [4]byte
+}
+
 // table lists every kernel, by family and name.
 var table = [...]Kernel{
-	{Family: "attention", Name: "append", Params: "AppendParams", Size: 120, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_16x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_16x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_16x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_32x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_32x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_32x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_4x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_4x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_4x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_8x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_8x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_8x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_append_16x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_append_16x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_append_16x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_append_32x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_append_32x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_append_32x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_append_4x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_append_4x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_append_4x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_append_8x1", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_append_8x2", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "attention", Name: "attend_append_8x4", Params: "AttendParams", Size: 144, Targets: []string{"sm_90a"}},
-	{Family: "embed", Name: "angles", Params: "AnglesParams", Size: 32, Targets: []string{"sm_90a"}},
-	{Family: "embed", Name: "dequantize", Params: "DequantizeParams", Size: 208, Targets: []string{"sm_90a"}},
-	{Family: "embed", Name: "embed", Params: "EmbedParams", Size: 216, Targets: []string{"sm_90a"}},
-	{Family: "load", Name: "hash_tensor", Params: "HashParams", Size: 192, Targets: []string{"sm_90a"}},
-	{Family: "load", Name: "repack", Params: "RepackParams", Size: 208, Targets: []string{"sm_90a"}},
-	{Family: "prepare", Name: "gate", Params: "GateParams", Size: 32, Targets: []string{"sm_90a"}},
-	{Family: "prepare", Name: "prepare", Params: "PrepareParams", Size: 72, Targets: []string{"sm_90a"}},
+	{Family: "attention", Name: "append", Params: "AppendParams", Size: 120},
+	{Family: "attention", Name: "attend_16x1", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_16x2", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_16x4", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_32x1", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_32x2", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_32x4", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_4x1", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_4x2", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_4x4", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_8x1", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_8x2", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_8x4", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_append_16x1", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_append_16x2", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_append_16x4", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_append_32x1", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_append_32x2", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_append_32x4", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_append_4x1", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_append_4x2", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_append_4x4", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_append_8x1", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_append_8x2", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_append_8x4", Params: "AttendParams", Size: 144},
+	{Family: "choose", Name: "choose_collect", Params: "ChooseParams", Size: 48},
+	{Family: "choose", Name: "choose_count", Params: "ChooseParams", Size: 48},
+	{Family: "embed", Name: "angles", Params: "AnglesParams", Size: 32},
+	{Family: "embed", Name: "dequantize", Params: "DequantizeParams", Size: 208},
+	{Family: "embed", Name: "embed", Params: "EmbedParams", Size: 216},
+	{Family: "load", Name: "hash_tensor", Params: "HashParams", Size: 192},
+	{Family: "load", Name: "repack", Params: "RepackParams", Size: 208},
+	{Family: "prepare", Name: "gate", Params: "GateParams", Size: 32},
+	{Family: "prepare", Name: "prepare", Params: "PrepareParams", Size: 80},
 	{Family: "probe", Name: "probe", Params: "ProbeParams", Size: 72},
-	{Family: "project", Name: "few_bf16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "few_f16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "few_q4_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "few_q4_1", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "few_q4_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "few_q5_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "few_q5_1", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "few_q5_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "few_q6_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "few_q8_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "many_bf16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "many_f16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "many_q4_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "many_q4_1", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "many_q4_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "many_q5_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "many_q5_1", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "many_q5_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "many_q6_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "many_q8_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "one_bf16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "one_f16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "one_q4_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "one_q4_1", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "one_q4_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "one_q5_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "one_q5_1", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "one_q5_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "one_q6_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "one_q8_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_90a"}},
-	{Family: "project", Name: "project_f32", Params: "ProjectF32Params", Size: 56, Targets: []string{"sm_90a"}},
+	{Family: "project", Name: "few_bf16", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "few_f16", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "few_q4_0", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "few_q4_1", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "few_q4_k", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "few_q5_0", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "few_q5_1", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "few_q5_k", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "few_q6_k", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "few_q8_0", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "many_bf16", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "many_f16", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "many_q4_0", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "many_q4_1", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "many_q4_k", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "many_q5_0", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "many_q5_1", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "many_q5_k", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "many_q6_k", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "many_q8_0", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "one_bf16", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "one_f16", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "one_q4_0", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "one_q4_1", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "one_q4_k", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "one_q5_0", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "one_q5_1", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "one_q5_k", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "one_q6_k", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "one_q8_0", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "project_f32", Params: "ProjectF32Params", Size: 56},
+	{Family: "rate", Name: "rate_mma", Params: "RateParams", Size: 16},
+	{Family: "rate", Name: "rate_wgmma", Params: "RateParams", Size: 16, Targets: []string{"sm_90a"}},
+	{Family: "wide", Name: "wide_bf16", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_f16", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q4_0", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q4_1", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q4_k", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q5_0", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q5_1", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q5_k", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q6_k", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide_q8_0", Params: "ProjectParams", Size: 272},
 }

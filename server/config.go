@@ -18,8 +18,9 @@ type Config struct {
 	GRPCAddress   string // host:port of the gRPC services
 	HTTPAddress   string // host:port of the HTTP routes; empty serves none
 	HealthAddress string // host:port of the health services alone, for probes; empty serves none
-	// Insecure allows GRPCAddress and HTTPAddress beyond loopback although
-	// nobody is asked who they are.
+	AdminAddress  string // host:port of ModelService, which then is not served on GRPCAddress; empty serves it there
+	// Insecure allows GRPCAddress, HTTPAddress and AdminAddress beyond loopback
+	// although nobody is asked who they are.
 	Insecure bool
 
 	ModelDir   string // where Load finds files; empty refuses remote loads
@@ -31,7 +32,7 @@ type Config struct {
 	MaxConnStreams    uint32        // calls in flight of one gRPC connection
 	MaxMessageBytes   int           // a gRPC message or an HTTP body
 	MaxHeaderBytes    uint32        // a request's headers
-	ConnectionTimeout time.Duration // until a new gRPC connection has shaken hands, and for HTTP headers
+	ConnectionTimeout time.Duration // until a new gRPC connection has shaken hands, and for a request to arrive
 	// SendTimeout is how long one event waits for a client that does not read
 	// before its call is ended. The engine takes the slot away earlier.
 	SendTimeout time.Duration
@@ -48,8 +49,8 @@ type Config struct {
 	StopTimeout  time.Duration
 
 	// TracerProvider receives the spans. nil exports over OTLP where the
-	// standard OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
-	// is set, and traces nothing otherwise.
+	// standard variables ask for it (OTEL_EXPORTER_OTLP_ENDPOINT is enough), and
+	// traces nothing otherwise.
 	TracerProvider trace.TracerProvider
 }
 

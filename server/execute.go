@@ -137,9 +137,11 @@ func (s *Server) whyNot(err error, model string) error {
 		return err
 	}
 	switch st := s.backend.Status(); {
+	case st.State == engine.StateDraining:
+		return engine.ErrDraining
 	case st.State == engine.StateLoading:
 		return errLoading
-	case model == "" && st.State == engine.StateEmpty:
+	case model == "": // also where one has been loaded since
 		return errNothingLoaded
 	}
 	return err

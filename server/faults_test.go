@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -227,6 +228,38 @@ func TestCallsAreLimited(t *testing.T) {
 	}
 	eventually(t, "the place", func() bool { return f.CallsInFlight() == 0 })
 	f.mustExecute(t, textRequest("a", 1))
+}
+
+// A request that has not arrived takes no place, over gRPC or HTTP.
+func TestUnfinishedRequestsTakeNoPlace(t *testing.T) {
+	t.Parallel()
+	f := start(t, submits(newFake(), func() server.TokenStream { return scripted("x") }), nil,
+		func(c *server.Config) { c.MaxStreams = 1 })
+	w, err := dialWire(f.GRPCAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	w.shakeHands()
+	for range 10 {
+		w.data(w.headers("/kigo.v1.InferenceService/Execute", false), false, []byte{0, 0, 0, 0, 9})
+	}
+	slow, err := net.Dial("tcp", f.HTTPAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	if _, err := io.WriteString(slow, "POST /execute HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"); err != nil {
+		t.Fatal(err)
+	}
+	// The streams above have come when one of the same connection is answered.
+	if got := w.call("/kigo.v1.HealthService/Health", nil).String(); got != "OK" {
+		t.Fatal(got)
+	}
+	for range 3 {
+		f.mustExecute(t, textRequest("a", 1))
+		eventually(t, "the place", func() bool { return f.CallsInFlight() == 0 })
+	}
 }
 
 // An error in mid-stream is an event over HTTP, since the code has been sent.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -23,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"kigo/engine"
+	"kigo/engine/testenv"
 	kigov1 "kigo/proto/kigo/v1"
 	"kigo/server"
 )
@@ -117,36 +117,16 @@ func start(t *testing.T, b server.Backend, e *engine.Engine, set ...func(*server
 	return f
 }
 
-// modelDir is the folder with the real models.
-func modelDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			break
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			t.Fatal("no go.mod above the test's folder")
-		}
-		dir = parent
-	}
-	models := filepath.Join(dir, "models")
-	if _, err := os.Stat(filepath.Join(models, demoModel)); err != nil {
-		t.Fatalf("%s is not in models/: run make models", demoModel)
-	}
-	return models
-}
-
-// newEngine is a real engine without a model, closed when the test ends.
+// newEngine is a real engine without a model on the tests' device, closed when
+// the test ends.
 func newEngine(t testing.TB, set ...func(*engine.Config)) *engine.Engine {
 	t.Helper()
-	cfg := engine.Config{Device: "cpu", MaxContext: 2048}
-	if raceDetector {
+	cfg := engine.Config{Device: testenv.Device(t), MaxContext: 2048}
+	switch {
+	case raceDetector:
 		cfg.MaxContext = smallContext
+	case testenv.OnGPU():
+		cfg.MaxContext = 8192 // 2,048 tokens are over before a test looks at what it began
 	}
 	for _, s := range set {
 		s(&cfg)
@@ -170,7 +150,7 @@ func demoFile(t testing.TB) string {
 	if raceDetector {
 		return smallModel(t)
 	}
-	return filepath.Join(modelDir(t), demoModel)
+	return testenv.Model(t, demoModel)
 }
 
 // loadFile loads a model under the name "demo".
@@ -345,6 +325,25 @@ func refusalOf(t testing.TB, err error) refusal {
 		}
 	}
 	return r
+}
+
+// errorInfo is the detail that carries a reason.
+func errorInfo(reason string) *errdetails.ErrorInfo { return &errdetails.ErrorInfo{Reason: reason} }
+
+// detailsText is the reason and the fields of a status, the fields in order
+// and each once.
+func detailsText(st *status.Status) (reason string, fields []string) {
+	for _, d := range st.Details() {
+		switch d := d.(type) {
+		case *errdetails.ErrorInfo:
+			reason = d.GetReason()
+		case *errdetails.BadRequest:
+			for _, v := range d.GetFieldViolations() {
+				fields = append(fields, v.GetField())
+			}
+		}
+	}
+	return reason, slices.Compact(sorted(fields))
 }
 
 func textRequest(text string, maxTokens int32) *kigov1.ExecuteRequest {

@@ -22,12 +22,6 @@ func (s *Server) httpExecute(w *recordingWriter, r *http.Request) {
 		s.httpError(w, errWrongType)
 		return
 	}
-	release, err := s.admit(true)
-	if err != nil {
-		s.httpError(w, err)
-		return
-	}
-	defer release()
 	ctl := http.NewResponseController(w)
 	// The body gets as long as the headers; a client that dribbles is cut off.
 	if err := ctl.SetReadDeadline(time.Now().Add(s.cfg.ConnectionTimeout)); err != nil {
@@ -50,6 +44,12 @@ func (s *Server) httpExecute(w *recordingWriter, r *http.Request) {
 		return
 	}
 
+	release, err := s.admit(true)
+	if err != nil {
+		s.httpError(w, err)
+		return
+	}
+	defer release()
 	var c call
 	events := &eventStream{w: w, ctl: ctl, timeout: s.cfg.SendTimeout}
 	ctx, span := s.tracing.begin(r)

@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"regexp"
+	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -154,18 +157,32 @@ var (
 func jsonError(err error) error {
 	text := err.Error()
 	if m := wrongValue.FindStringSubmatch(text); m != nil {
-		return invalidField(m[2], "must be a value of type "+m[1])
+		return invalidField(snakeCase(m[2]), "must be a value of type "+m[1])
 	}
 	if m := unknownField.FindStringSubmatch(text); m != nil {
 		return invalidField(m[1], "no such field")
 	}
 	if m := repeated.FindStringSubmatch(text); m != nil {
-		return invalidField(m[1], "is there twice")
+		return invalidField(snakeCase(m[1]), "is there twice")
 	}
 	if m := secondOneof.FindStringSubmatch(text); m != nil {
 		return invalidField(m[1], "must be given in exactly one form")
 	}
 	return fmt.Errorf("%w: the body is not an ExecuteRequest", errMalformed)
+}
+
+// snakeCase is the API's own name of a field that protojson calls by its JSON
+// name: max_tokens for maxTokens.
+func snakeCase(name string) string {
+	var b strings.Builder
+	for _, r := range name {
+		if 'A' <= r && r <= 'Z' {
+			b.WriteByte('_')
+			r += 'a' - 'A'
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }
 
 // bodyError is what went wrong while a body was read.
@@ -176,8 +193,10 @@ func bodyError(err error) error {
 		return fmt.Errorf("%w: at most %d bytes: %w", errTooLarge, tooLarge.Limit, err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return context.DeadlineExceeded
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, new(net.Error)): // the client has gone
+		return context.Canceled
 	}
-	return context.Canceled
+	return fmt.Errorf("%w: the body cannot be read", errMalformed)
 }
 
 // lostClient is a failed write: too slow, or gone.

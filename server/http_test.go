@@ -133,7 +133,7 @@ func TestHTTPMetrics(t *testing.T) {
 	t.Parallel()
 	b := submits(newFake(), func() server.TokenStream { return scripted("a", "b") })
 	b.set(func(s *engine.Status) {
-		s.Running, s.Waiting, s.KVUsed, s.KVTotal, s.Steps, s.Tokens = 2, 3, 1, 4, 11, 12
+		s.Running, s.Waiting, s.KVUsed, s.KVTotal, s.KVTokens, s.Steps, s.Tokens = 2, 3, 1, 4, 16, 11, 12
 	})
 	f := start(t, b, nil)
 	f.mustExecute(t, textRequest("a", 2))
@@ -148,6 +148,7 @@ func TestHTTPMetrics(t *testing.T) {
 		`vllm:num_requests_running{model_name="fake"} 2`,
 		`vllm:num_requests_waiting{model_name="fake"} 3`,
 		`vllm:kv_cache_usage_perc{model_name="fake"} 0.25`,
+		`vllm:cache_config_info{block_size="16",num_gpu_blocks="4"} 1`,
 		`grpc_server_handled_total{grpc_code="OK",grpc_method="Execute",grpc_service="kigo.v1.InferenceService",grpc_type="server_stream"} 1`,
 		"go_goroutines ", "process_resident_memory_bytes ",
 	} {

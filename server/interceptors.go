@@ -35,6 +35,7 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: cfg.KeepaliveMin, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
 		grpc.ForceServerCodecV2(newCodec()),
+		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return s.statusError(errUnknownMethod) }),
 		grpc.ChainUnaryInterceptor(
 			s.metrics.grpc.UnaryServerInterceptor(),
 			logging.UnaryServerInterceptor(logger, accessLogOptions()...),
@@ -43,6 +44,7 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 			s.unaryValid,
 		),
 		grpc.ChainStreamInterceptor(
+			s.knownMethod,
 			s.metrics.grpc.StreamServerInterceptor(),
 			logging.StreamServerInterceptor(logger, accessLogOptions()...),
 			s.streamStatus,
@@ -57,6 +59,15 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		)))
 	}
 	return options
+}
+
+// knownMethod lets calls of methods that there are pass. The others have no
+// place in metrics and log, where a caller could make up names without end.
+func (s *Server) knownMethod(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+	if srv == nil {
+		return s.statusError(errUnknownMethod)
+	}
+	return h(srv, stream)
 }
 
 // unaryStatus counts the call and turns the handler's error into a status.
@@ -75,12 +86,12 @@ func (s *Server) unaryStatus(ctx context.Context, r any, info *grpc.UnaryServerI
 
 // streamStatus is unaryStatus for streams.
 func (s *Server) streamStatus(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
-	release, err := s.admit(isWork(info.FullMethod))
-	if err != nil {
-		return s.statusError(err)
+	requests := &requestStream{
+		ServerStream: stream, server: s,
+		work: isWork(info.FullMethod), several: info.IsClientStream, release: func() {},
 	}
-	defer release()
-	if err := h(srv, stream); err != nil {
+	defer func() { requests.release() }()
+	if err := h(srv, requests); err != nil {
 		return s.statusError(err)
 	}
 	return nil

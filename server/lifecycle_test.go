@@ -24,7 +24,7 @@ func TestListensOnLoopbackOnly(t *testing.T) {
 	def := server.DefaultConfig()
 	for _, addr := range []string{def.GRPCAddress, def.HTTPAddress} {
 		host, _, err := net.SplitHostPort(addr)
-		if err != nil || !net.ParseIP(host).IsLoopback() || def.Insecure || def.HealthAddress != "" {
+		if err != nil || !net.ParseIP(host).IsLoopback() || def.Insecure || def.HealthAddress != "" || def.AdminAddress != "" {
 			t.Errorf("the default listens on %q", addr)
 		}
 	}
@@ -38,6 +38,8 @@ func TestListensOnLoopbackOnly(t *testing.T) {
 		{"all interfaces, gRPC", func(c *server.Config) { c.GRPCAddress = "0.0.0.0:0" }, true},
 		{"no host, gRPC", func(c *server.Config) { c.GRPCAddress = ":0" }, true},
 		{"all interfaces, HTTP", func(c *server.Config) { c.HTTPAddress = "[::]:0" }, true},
+		{"all interfaces, admin", func(c *server.Config) { c.AdminAddress = ":0" }, true},
+		{"insecure, admin", func(c *server.Config) { c.AdminAddress, c.Insecure = ":0", true }, false},
 		{"insecure", func(c *server.Config) { c.GRPCAddress, c.HTTPAddress, c.Insecure = "0.0.0.0:0", ":0", true }, false},
 		{"health alone", func(c *server.Config) { c.HealthAddress = "0.0.0.0:0" }, false},
 	} {

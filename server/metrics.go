@@ -144,9 +144,10 @@ var (
 	descVRunning  = desc("vllm:num_requests_running", "Requests that take part in steps.", "model_name")
 	descVWaiting  = desc("vllm:num_requests_waiting", "Requests in the queue.", "model_name")
 	descVKV       = desc("vllm:kv_cache_usage_perc", "Share of the KV blocks in use, 0 to 1.", "model_name")
+	descVConfig   = desc("vllm:cache_config_info", "The KV cache: tokens of a block, and blocks.", "block_size", "num_gpu_blocks")
 	allEngineDesc = []*prometheus.Desc{
 		descReady, descLive, descRunning, descWaiting, descKVUsed, descKVTotal, descSteps, descTokens,
-		descMemory, descModel, descVRunning, descVWaiting, descVKV,
+		descMemory, descModel, descVRunning, descVWaiting, descVKV, descVConfig,
 	}
 )
 
@@ -183,6 +184,7 @@ func (c *engineCollector) Collect(out chan<- prometheus.Metric) {
 	gauge(descVRunning, float64(st.Running), name)
 	gauge(descVWaiting, float64(st.Waiting), name)
 	gauge(descVKV, kvShare(st), name)
+	gauge(descVConfig, 1, strconv.Itoa(st.KVTokens), strconv.Itoa(st.KVTotal))
 }
 
 func boolGauge(b bool) float64 {

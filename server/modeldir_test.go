@@ -29,6 +29,13 @@ func TestModelDirOpensRegularFilesOnly(t *testing.T) {
 	must(os.Symlink("loop.gguf", filepath.Join(dir, "loop.gguf")))
 	must(os.Symlink(outer, filepath.Join(dir, "outside-folder")))
 	must(syscall.Mkfifo(filepath.Join(dir, "fifo.gguf"), 0o644))
+	must(os.Symlink("fifo.gguf", filepath.Join(dir, "fifo-link.gguf")))
+	// A device of the folder's own, where the test may make one: /dev/zero.
+	device := errNotRegular
+	if err := syscall.Mknod(filepath.Join(dir, "device.gguf"), syscall.S_IFCHR|0o644, 1<<8|5); err != nil {
+		device = errFileMissing
+		t.Logf("no device could be made: %v", err)
+	}
 	sock, err := net.Listen("unix", filepath.Join(dir, "socket.gguf"))
 	must(err)
 	defer sock.Close()
@@ -59,6 +66,8 @@ func TestModelDirOpensRegularFilesOnly(t *testing.T) {
 		{"sub", errNotRegular},
 		{"sub/folder.gguf", errNotRegular},
 		{"fifo.gguf", errNotRegular},
+		{"fifo-link.gguf", errNotRegular},
+		{"device.gguf", device},
 		{"socket.gguf", errNotRegular},
 		{"loop.gguf", errNotRegular},
 	} {

@@ -186,19 +186,6 @@ func TestNotServedIsNamed(t *testing.T) {
 	r := textRequest("a", 1)
 	r.N, r.Priority, r.ResumeGrace = ptr[int32](1), ptr[int32](0), durationpb.New(0)
 	f.mustExecute(t, r)
-
-	if _, err := f.inference.Embed(t.Context(), &kigov1.EmbedRequest{
-		Inputs: []*kigov1.EmbedInput{{Input: &kigov1.EmbedInput_Text{Text: "a"}}},
-	}); refusalOf(t, err).code != codes.Unimplemented {
-		t.Errorf("Embed: %v", err)
-	}
-	stream, err := f.inference.Resume(t.Context(), &kigov1.ResumeRequest{RequestId: strings.Repeat("0", 32)})
-	if err == nil {
-		_, err = stream.Recv()
-	}
-	if refusalOf(t, err).code != codes.Unimplemented {
-		t.Errorf("Resume: %v", err)
-	}
 }
 
 // The other messages are validated, too, by the interceptor.

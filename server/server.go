@@ -39,7 +39,7 @@ type Server struct {
 	calls     atomic.Int64   // in flight, gRPC and HTTP
 	work      sync.WaitGroup // goroutines of calls that may outlive their handler
 
-	listeners []net.Listener // gRPC, HTTP, health; nil where not served
+	listeners []net.Listener // gRPC, HTTP, health, admin; nil where not served
 
 	// draining ends when no new work is taken any more, stopping when calls
 	// that never end by themselves must.
@@ -59,6 +59,7 @@ const (
 	grpcListener = iota
 	httpListener
 	healthListener
+	adminListener
 	listenerCount
 )
 
@@ -100,6 +101,7 @@ func newServer(cfg Config, b backend) (*Server, error) {
 		httpListener: {"HTTP", cfg.HTTPAddress, cfg.Insecure},
 		// Health says nothing secret, and the kubelet has no credentials.
 		healthListener: {"health", cfg.HealthAddress, true},
+		adminListener:  {"admin", cfg.AdminAddress, cfg.Insecure},
 	} {
 		if l.addr == "" {
 			continue
@@ -124,6 +126,10 @@ func (s *Server) HTTPAddr() net.Addr { return s.addr(httpListener) }
 
 // HealthAddr is where the health services alone listen; nil if they do not.
 func (s *Server) HealthAddr() net.Addr { return s.addr(healthListener) }
+
+// AdminAddr is where ModelService listens if that is not GRPCAddr; nil if it
+// is.
+func (s *Server) AdminAddr() net.Addr { return s.addr(adminListener) }
 
 func (s *Server) addr(i int) net.Addr {
 	if s.listeners[i] == nil {
@@ -190,7 +196,7 @@ func (s *Server) release(patience time.Duration) {
 }
 
 func (s *Server) serve(ctx context.Context) error {
-	grpcServer, healthServer, httpServer := s.grpcServer(), s.healthServer(), s.httpServer()
+	grpcServer, adminServer, healthServer, httpServer := s.grpcServer(), s.adminServer(), s.healthServer(), s.httpServer()
 
 	// One goroutine for each listener and one for the probe; each reports once.
 	var running sync.WaitGroup
@@ -209,6 +215,7 @@ func (s *Server) serve(ctx context.Context) error {
 		grpcListener:   grpcServer.Serve,
 		httpListener:   func(l net.Listener) error { return ignore(httpServer.Serve(l), http.ErrServerClosed) },
 		healthListener: healthServer.Serve,
+		adminListener:  adminServer.Serve,
 	} {
 		if l := s.listeners[i]; l != nil {
 			run("listener "+l.Addr().String(), func() error { return ignore(serve(l), grpc.ErrServerStopped) })
@@ -222,13 +229,13 @@ func (s *Server) serve(ctx context.Context) error {
 	case err = <-ended:
 	}
 	if !errors.Is(err, engine.ErrFatal) {
-		err = errors.Join(err, s.drain(grpcServer, httpServer, ended))
+		err = errors.Join(err, s.drain(ended, httpServer, grpcServer, adminServer))
 	}
 	// The device may fail at any time, also while it is drained.
 	patience := s.cfg.StopTimeout
 	if failure := failureIn(s.backend.Status()); failure != nil {
 		err, patience = failure, failFlush
-		s.abandon(grpcServer, httpServer)
+		s.abandon(httpServer, grpcServer, adminServer)
 	}
 	// The probes last: until here they say why.
 	healthServer.Stop()
@@ -264,7 +271,7 @@ func within(patience time.Duration, f func()) bool {
 // drain ends the service in order: the probes say not ready, those who route
 // requests here get time to notice, the streams get time to end, then the
 // connections. It ends early where something of ended makes all that pointless.
-func (s *Server) drain(g *grpc.Server, h *http.Server, ended <-chan error) error {
+func (s *Server) drain(ended <-chan error, h *http.Server, gs ...*grpc.Server) error {
 	s.probe.drain()
 	s.cfg.Log.Info().Dur("delay", s.cfg.DrainDelay).Msg("draining: not ready any more")
 	notice := time.NewTimer(s.cfg.DrainDelay)
@@ -285,32 +292,34 @@ func (s *Server) drain(g *grpc.Server, h *http.Server, ended <-chan error) error
 		drainErr = fmt.Errorf("drain: %w", drainErr)
 	}
 	if failureIn(s.backend.Status()) == nil {
-		s.stopServers(g, h, s.cfg.StopTimeout)
+		s.stopServers(s.cfg.StopTimeout, h, gs...)
 	}
 	return drainErr
 }
 
 // abandon ends the service of a device that has failed: the engine has ended
 // its streams, and what is left is to carry that to the clients.
-func (s *Server) abandon(g *grpc.Server, h *http.Server) {
+func (s *Server) abandon(h *http.Server, gs ...*grpc.Server) {
 	s.cfg.Log.Error().Str("reason", s.backend.Status().Reason).Msg("the device has failed: stopping")
 	s.probe.drain()
 	s.refuse()
-	s.stopServers(g, h, failFlush)
+	s.stopServers(failFlush, h, gs...)
 }
 
 // stopServers lets calls end for some time, and then ends them. A handler that
 // does not return even so is left behind.
-func (s *Server) stopServers(g *grpc.Server, h *http.Server, patience time.Duration) {
+func (s *Server) stopServers(patience time.Duration, h *http.Server, gs ...*grpc.Server) {
 	s.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var stopping sync.WaitGroup
-	stopping.Go(func() {
-		// GracefulStop waits without a limit; Stop makes it return.
-		defer context.AfterFunc(ctx, g.Stop)()
-		g.GracefulStop()
-	})
+	for _, g := range gs {
+		stopping.Go(func() {
+			// GracefulStop waits without a limit; Stop makes it return.
+			defer context.AfterFunc(ctx, g.Stop)()
+			g.GracefulStop()
+		})
+	}
 	stopping.Go(func() {
 		if h.Shutdown(ctx) != nil {
 			_ = h.Close() // only the listeners' own errors, and they are gone
@@ -321,13 +330,26 @@ func (s *Server) stopServers(g *grpc.Server, h *http.Server, patience time.Durat
 	}
 }
 
-// grpcServer serves everything.
+// grpcServer serves everything, but for what has a listener of its own.
 func (s *Server) grpcServer() *grpc.Server {
 	g := grpc.NewServer(s.grpcOptions()...)
-	kigov1.RegisterInferenceServiceServer(g, &inferenceService{server: s})
-	kigov1.RegisterModelServiceServer(g, &modelService{server: s})
+	kigov1.RegisterInferenceServiceServer(receiving{g, s}, &inferenceService{server: s})
+	if s.listeners[adminListener] == nil {
+		kigov1.RegisterModelServiceServer(receiving{g, s}, &modelService{server: s})
+	}
 	s.registerHealth(g)
 	s.metrics.grpc.InitializeMetrics(g)
+	return g
+}
+
+// adminServer serves ModelService, to those who may load and unload.
+func (s *Server) adminServer() *grpc.Server {
+	g := grpc.NewServer(s.grpcOptions()...)
+	if s.listeners[adminListener] != nil {
+		kigov1.RegisterModelServiceServer(receiving{g, s}, &modelService{server: s})
+		s.registerHealth(g)
+		s.metrics.grpc.InitializeMetrics(g)
+	}
 	return g
 }
 
@@ -339,8 +361,8 @@ func (s *Server) healthServer() *grpc.Server {
 }
 
 func (s *Server) registerHealth(g *grpc.Server) {
-	kigov1.RegisterHealthServiceServer(g, &healthService{server: s})
-	healthpb.RegisterHealthServer(g, &grpcHealth{probe: s.probe, stopping: s.stopping.Done()})
+	kigov1.RegisterHealthServiceServer(receiving{g, s}, &healthService{server: s})
+	healthpb.RegisterHealthServer(receiving{g, s}, &grpcHealth{probe: s.probe, stopping: s.stopping.Done()})
 	if s.cfg.Reflection {
 		reflection.Register(g)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"kigo/engine/gguf"
 	"kigo/engine/quant"
+	"kigo/engine/testenv"
 )
 
 // smallModel writes a model of the demo model's architecture that a test under
@@ -26,7 +27,7 @@ func smallModelOf(t testing.TB, seed uint64) string {
 	const (
 		vocab, width, hidden, heads, kvHeads, head = 1024, 64, 128, 2, 1, 32
 	)
-	source, err := os.Open(filepath.Join(modelDir(t), demoModel))
+	source, err := os.Open(testenv.Model(t, demoModel))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,6 +50,7 @@ var (
 	errMalformed     = errors.New("the message cannot be decoded")
 	errTooLarge      = errors.New("the message is too large")
 	errWrongType     = errors.New("the body must be application/json")
+	errUnknownMethod = errors.New("no such method is served at this address")
 	errStopping      = engine.ErrDraining
 )
 
@@ -103,6 +104,7 @@ var rules = []rule{
 	{errMalformed, codes.InvalidArgument, "MALFORMED_MESSAGE", 0},
 	{errTooLarge, codes.ResourceExhausted, "MESSAGE_TOO_LARGE", 0},
 	{errWrongType, codes.InvalidArgument, "WRONG_CONTENT_TYPE", 0},
+	{errUnknownMethod, codes.Unimplemented, "UNKNOWN_METHOD", 0},
 
 	{engine.ErrNoModel, codes.NotFound, "MODEL_NOT_FOUND", 0},
 	{engine.ErrAlreadyLoaded, codes.FailedPrecondition, "MODEL_ALREADY_LOADED", 0},

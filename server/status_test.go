@@ -51,6 +51,7 @@ func TestStatusOfEveryError(t *testing.T) {
 		{errMalformed, codes.InvalidArgument, "MALFORMED_MESSAGE", 0},
 		{errTooLarge, codes.ResourceExhausted, "MESSAGE_TOO_LARGE", 0},
 		{errWrongType, codes.InvalidArgument, "WRONG_CONTENT_TYPE", 0},
+		{errUnknownMethod, codes.Unimplemented, "UNKNOWN_METHOD", 0},
 		{engine.ErrNoModel, codes.NotFound, "MODEL_NOT_FOUND", 0},
 		{engine.ErrAlreadyLoaded, codes.FailedPrecondition, "MODEL_ALREADY_LOADED", 0},
 		{engine.ErrQueueFull, codes.ResourceExhausted, "QUEUE_FULL", time.Second},

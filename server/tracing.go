@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -28,8 +29,7 @@ type tracing struct {
 }
 
 // newTracing takes the given provider, or makes one that exports over OTLP
-// where the standard variables name an endpoint. Everything else about the
-// exporter, the sampling and the resource is said by the standard variables,
+// where the standard variables ask for it. Everything else about the exporter, the sampling and the resource is said by the standard variables,
 // too.
 func newTracing(ctx context.Context, given trace.TracerProvider, version string) (*tracing, error) {
 	t := &tracing{
@@ -37,12 +37,15 @@ func newTracing(ctx context.Context, given trace.TracerProvider, version string)
 		propagator: propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}),
 		shutdown:   func(context.Context) error { return nil },
 	}
-	if given != nil || !otlpConfigured() {
+	if given != nil {
 		return t, nil
 	}
-	exporter, err := otlptracegrpc.New(ctx)
+	exporter, err := newExporter(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("trace exporter: %w", err)
+	}
+	if exporter == nil {
+		return t, nil
 	}
 	res, err := resource.New(ctx,
 		resource.WithTelemetrySDK(),
@@ -57,12 +60,32 @@ func newTracing(ctx context.Context, given trace.TracerProvider, version string)
 	return t, nil
 }
 
-// otlpConfigured says whether the standard variables ask for an export.
-func otlpConfigured() bool {
-	if os.Getenv("OTEL_SDK_DISABLED") == "true" || os.Getenv("OTEL_TRACES_EXPORTER") == "none" {
-		return false
+// newExporter makes the exporter that the standard variables ask for; nil where
+// they ask for none. An exporter or a protocol that is not here is an error:
+// traces that go nowhere are found out too late.
+func newExporter(ctx context.Context) (sdktrace.SpanExporter, error) {
+	const endpoint, tracesEndpoint = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+	which := os.Getenv("OTEL_TRACES_EXPORTER")
+	switch {
+	case os.Getenv("OTEL_SDK_DISABLED") == "true", which == "none":
+		return nil, nil
+	case which != "" && which != "otlp":
+		return nil, fmt.Errorf("OTEL_TRACES_EXPORTER is %.32q: this server has otlp and none", which)
+	case which == "" && os.Getenv(endpoint) == "" && os.Getenv(tracesEndpoint) == "":
+		return nil, nil
 	}
-	return os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") != ""
+	variable := "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+	if os.Getenv(variable) == "" {
+		variable = "OTEL_EXPORTER_OTLP_PROTOCOL"
+	}
+	switch protocol := os.Getenv(variable); protocol {
+	case "", "grpc":
+		return otlptracegrpc.New(ctx)
+	case "http/protobuf":
+		return otlptracehttp.New(ctx)
+	default:
+		return nil, fmt.Errorf("%s is %.32q: this server speaks grpc and http/protobuf", variable, protocol)
+	}
 }
 
 // tracer makes the spans that otelgrpc does not; without a provider they go

@@ -24,7 +24,7 @@ var (
 
 	// ErrLost is fatal: nothing works on the device any more, and nothing is
 	// called on it any more. A fault that leaves the context dead is one.
-	ErrLost = errors.New("the device is lost")
+	ErrLost = errors.New("nothing works on the device any more")
 
 	// ErrGone is an ErrLost, too: the device itself has vanished, and a new
 	// process on this machine would not find it either.
@@ -60,6 +60,7 @@ type Device interface {
 type Info struct {
 	Kind        string // "cpu" or "cuda"
 	Name        string // the processor's own name
+	Driver      string // what drives it, with its version; empty for a CPU
 	Threads     int
 	MemoryTotal uint64
 	MemoryFree  uint64
@@ -173,4 +174,20 @@ type Chooser interface {
 
 	// Fetch returns the logits that Run would have returned.
 	Fetch() ([]float32, error)
+}
+
+// Ranker is a Chooser that can tell the largest logits of a row.
+type Ranker interface {
+	Chooser
+
+	// Top is the n largest logits of row i, largest first and of equal ones the
+	// lowest id first. ok is false when they cannot be told for less than all
+	// logits cost; Fetch does then. The slice is valid until the next call.
+	Top(i, n int) (top []Ranked, ok bool, err error)
+}
+
+// Ranked is a token with its logit.
+type Ranked struct {
+	ID    int32
+	Logit float32
 }

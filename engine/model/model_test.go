@@ -15,6 +15,7 @@ import (
 	"kigo/engine/model"
 	"kigo/engine/quant"
 	"kigo/engine/synth"
+	"kigo/engine/testenv"
 )
 
 // file is a tiny model whose header a test may spoil before it is written.
@@ -191,8 +192,22 @@ func TestUnusedTensorsAreListed(t *testing.T) {
 	}
 }
 
-// logits runs a prompt of four tokens on the reference path.
-func logits(t *testing.T, raw []byte, chunks ...int) []float32 {
+// open is the reference path, or the GPU where tests run on one.
+func open(t *testing.T) device.Device {
+	t.Helper()
+	if testenv.OnGPU() {
+		return testenv.Open(t)
+	}
+	dev, err := cpu.New(cpu.Config{Threads: 1, Reference: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dev.Close() })
+	return dev
+}
+
+// logits runs a prompt of six tokens.
+func logits(t *testing.T, dev device.Device, raw []byte, chunks ...int) []float32 {
 	t.Helper()
 	g := parse(t, raw)
 	s, err := model.NewSpec(g)
@@ -203,11 +218,6 @@ func logits(t *testing.T, raw []byte, chunks ...int) []float32 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev, err := cpu.New(cpu.Config{Threads: 1, Reference: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dev.Close()
 	w, err := dev.NewWeights(b.Tensors)
 	if err != nil {
 		t.Fatal(err)
@@ -246,11 +256,12 @@ func logits(t *testing.T, raw []byte, chunks ...int) []float32 {
 }
 
 func TestPromptInChunksGivesTheSameLogits(t *testing.T) {
+	dev := open(t)
 	for _, shape := range []string{"tiny", "tiny-qwen2"} {
 		raw := tiny(t, shape).write(t)
-		whole := logits(t, raw)
+		whole := logits(t, dev, raw)
 		for _, chunks := range [][]int{{1, 1, 1, 1, 1, 1}, {2, 4}, {5, 1}} {
-			if got := logits(t, raw, chunks...); !slices.Equal(got, whole) {
+			if got := logits(t, dev, raw, chunks...); !slices.Equal(got, whole) {
 				t.Errorf("%s: other logits for chunks %v", shape, chunks)
 			}
 		}
@@ -259,12 +270,13 @@ func TestPromptInChunksGivesTheSameLogits(t *testing.T) {
 
 // The predecessor set Qwen2's biases to null. Zeroing any tensor must show.
 func TestLesson_EveryTensorMatters(t *testing.T) {
+	dev := open(t)
 	for _, shape := range []string{"tiny", "tiny-qwen2"} {
 		f := tiny(t, shape)
-		whole := logits(t, f.write(t))
+		whole := logits(t, dev, f.write(t))
 		for name, data := range f.data {
 			f.data[name] = make([]byte, len(data))
-			if slices.Equal(logits(t, f.write(t)), whole) {
+			if slices.Equal(logits(t, dev, f.write(t)), whole) {
 				t.Errorf("%s: without %s the logits are the same", shape, name)
 			}
 			f.data[name] = data
@@ -273,31 +285,33 @@ func TestLesson_EveryTensorMatters(t *testing.T) {
 }
 
 func TestTiedEmbeddingsAreTheOutputMatrix(t *testing.T) {
+	dev := open(t)
 	tied := tiny(t, "tiny")
-	want := logits(t, tied.write(t))
+	want := logits(t, dev, tied.write(t))
 	tied.tensors = append(tied.tensors, *tied.tensor("token_embd.weight"))
 	tied.tensors[len(tied.tensors)-1].Name = "output.weight"
 	tied.data["output.weight"] = tied.data["token_embd.weight"]
-	if got := logits(t, tied.write(t)); !slices.Equal(got, want) {
+	if got := logits(t, dev, tied.write(t)); !slices.Equal(got, want) {
 		t.Error("an output matrix equal to the embeddings changes the logits")
 	}
 	tied.data["output.weight"] = make([]byte, len(tied.data["output.weight"]))
-	if got := logits(t, tied.write(t)); slices.Equal(got, want) {
+	if got := logits(t, dev, tied.write(t)); slices.Equal(got, want) {
 		t.Error("an output matrix of its own is ignored")
 	}
 }
 
 // Llama 3.1 and later bring their rope scaling as a tensor.
 func TestRopeFactorsAreUsed(t *testing.T) {
+	dev := open(t)
 	f := tiny(t, "tiny")
-	want := logits(t, f.write(t))
+	want := logits(t, dev, f.write(t))
 	f.tensors = append(f.tensors, gguf.Tensor{Name: "rope_freqs.weight", Dims: []uint64{8}, Type: quant.F32})
 	f.data["rope_freqs.weight"] = bytes.Repeat([]byte{0, 0, 0x80, 0x3f}, 8) // ones
-	if got := logits(t, f.write(t)); !slices.Equal(got, want) {
+	if got := logits(t, dev, f.write(t)); !slices.Equal(got, want) {
 		t.Error("factors of 1 change the logits")
 	}
 	f.data["rope_freqs.weight"] = bytes.Repeat([]byte{0, 0, 0, 0x40}, 8) // twos
-	if got := logits(t, f.write(t)); slices.Equal(got, want) {
+	if got := logits(t, dev, f.write(t)); slices.Equal(got, want) {
 		t.Error("factors of 2 change nothing")
 	}
 }

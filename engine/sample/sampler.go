@@ -109,7 +109,7 @@ func (s *Sampler) Sample(logits []float32, history []int32, position int) (int32
 		return -1, err
 	}
 	if k := s.params.TopK; k > 0 && k < s.vocab {
-		return s.draw(s.filter(s.topK(logits, largest, k)), position), nil
+		return s.draw(s.filter(s.topK(logits, k)), position), nil
 	}
 	return s.draw(s.filter(s.all(logits, largest)), position), nil
 }
@@ -129,6 +129,51 @@ func (s *Sampler) TakesLargest(id int32, logit float32, position int) bool {
 		return !slices.Contains(s.ends, id)
 	}
 	return true
+}
+
+// WantsTop is how many of the largest logits SampleTop needs, or 0 when it cannot do
+// with a few of them: logits are changed, or any number of tokens may be drawn.
+func (s *Sampler) WantsTop(position int) int {
+	p := &s.params
+	if p.Temperature == 0 || p.TopK < 1 || p.TopK >= s.vocab || len(p.LogitBias) > 0 || s.allowed != nil ||
+		p.RepetitionPenalty != 1 || p.PresencePenalty != 0 || p.FrequencyPenalty != 0 {
+		return 0
+	}
+	if p.IgnoreEnd || position < p.MinTokens {
+		return p.TopK + len(s.ends)
+	}
+	return p.TopK
+}
+
+// SampleTop chooses what Sample would, given the largest logits in order, at least
+// as many as WantsTop says, which next gives one after another.
+// ok is false when they do not suffice after all.
+func (s *Sampler) SampleTop(next func() (id int32, logit float32, more bool), position int) (id int32, ok bool) {
+	barred := s.params.IgnoreEnd || position < s.params.MinTokens
+	c := s.cands[:0]
+	for len(c) < s.params.TopK {
+		id, logit, more := next()
+		switch {
+		case !more, !(logit >= -math.MaxFloat32 && logit <= math.MaxFloat32), int(id) >= s.vocab:
+			s.cands = c
+			return -1, false // Sample says what is wrong, or knows about padding
+		case barred && slices.Contains(s.ends, id):
+			continue
+		}
+		c = append(c, candidate{id: id, logit: logit, key: -float64(logit)})
+	}
+	s.cands = c
+	return s.draw(s.filter(s.weighed(c)), position), true
+}
+
+// weighed makes a shortlist of candidates that are in order.
+func (s *Sampler) weighed(c []candidate) shortlist {
+	list := shortlist{cands: c, sorted: true}
+	for i := range c {
+		c[i].weight = s.weight(c[i].logit, c[0].logit)
+		list.total += c[i].weight
+	}
+	return list
 }
 
 // edit changes a logit until restore.
@@ -224,7 +269,7 @@ type shortlist struct {
 }
 
 // topK lists the k tokens with the largest logits.
-func (s *Sampler) topK(logits []float32, largest float32, k int) shortlist {
+func (s *Sampler) topK(logits []float32, k int) shortlist {
 	// Once there are k candidates, they are a heap with the least of them on top.
 	c := s.cands[:0]
 	for id, logit := range logits {
@@ -248,12 +293,7 @@ func (s *Sampler) topK(logits []float32, largest float32, k int) shortlist {
 		}
 		return 1
 	})
-	list := shortlist{cands: c, sorted: true}
-	for i := range c {
-		c[i].weight = s.weight(c[i].logit, largest)
-		list.total += c[i].weight
-	}
-	return list
+	return s.weighed(c)
 }
 
 // all lists every token that the filters may leave.

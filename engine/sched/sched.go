@@ -182,7 +182,8 @@ func (s *Scheduler) Running() int { return len(s.running) }
 // Waiting is the number of sequences in the queue.
 func (s *Scheduler) Waiting() int { return len(s.waiting) }
 
-// Pool is the pool of blocks, for reading its counts.
+// Pool is the pool of blocks, for reading its counts. Who takes blocks of it
+// gives them back before the next call of the scheduler.
 func (s *Scheduler) Pool() *kv.Pool { return s.pool }
 
 // admit moves sequences from the queue into the turns while there is room.

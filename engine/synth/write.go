@@ -224,3 +224,17 @@ func Size(s Shape, formats Formats) (tensors int, size int64) {
 	}
 	return len(all), size
 }
+
+// Header is the header of the file that Write would write, without its data: what
+// a model of the shape is made of.
+func Header(s Shape, formats Formats) (*gguf.File, error) {
+	tensors, err := s.tensors(formats)
+	if err != nil {
+		return nil, err
+	}
+	w, err := gguf.NewWriter(io.Discard, s.metadata(), tensors)
+	if err != nil {
+		return nil, err
+	}
+	return w.File(), nil
+}

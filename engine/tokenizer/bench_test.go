@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 )
 
@@ -36,6 +37,29 @@ func BenchmarkEncode(b *testing.B) {
 					tok.Encode(text, EncodeOptions{})
 				}
 			})
+		}
+	}
+}
+
+// BenchmarkHostile encodes texts that a careless tokenizer is quadratic in, of one
+// and two mebibytes: the second takes at most 2.3 times as long as the first.
+// TestLinearOnHostileText counts the same as steps.
+func BenchmarkHostile(b *testing.B) {
+	for _, name := range []string{smolLM2, qwen} {
+		tok := load(b, name)
+		for kind, unit := range map[string]string{
+			"a": "a", "spaces": " ", "carets": "^", "underscores": "_", "CJK": "漢", "combining marks": "\u0301", "line ends": "\n ",
+			"special": "<|im_start", "no UTF-8": "\xff",
+		} {
+			for _, size := range []int{1 << 20, 1 << 21} {
+				text := bytes.Repeat([]byte(unit), size/len(unit))
+				b.Run(fmt.Sprintf("%s/%s/%d", tok.Name(), kind, size>>20), func(b *testing.B) {
+					b.SetBytes(int64(len(text)))
+					for b.Loop() {
+						tok.Encode(text, EncodeOptions{ParseSpecial: true})
+					}
+				})
+			}
 		}
 	}
 }

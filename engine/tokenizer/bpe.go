@@ -39,7 +39,7 @@ func (b *bpe) append(dst []int32, word []byte, m *merger) []int32 {
 		m.syms = append(m.syms, symbol{id: b.byteID[c], prev: int32(i) - 1, next: int32(i) + 1})
 	}
 	m.syms[len(word)-1].next = -1
-	m.heap = m.heap[:0]
+	m.heap = slices.Grow(m.heap[:0], len(word)) // at once: growing step by step costs more the longer the word
 	for i := range len(word) - 1 {
 		b.look(m, int32(i))
 	}

@@ -1,248 +1,136 @@
 package cli
 
 import (
-	"context"
+	"errors"
 	"fmt"
-	"slices"
-	"strings"
-	"text/tabwriter"
-	"time"
 
-	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
-	"kigo/engine"
-	"kigo/engine/sample"
-	"kigo/engine/tokenizer"
+	"kigo/engine/bench"
 )
 
-// benchReport is what bench measures. Rates are medians of the runs.
-type benchReport struct {
-	Version string       `json:"version"`
-	Model   string       `json:"model"`
-	Formats string       `json:"formats"`
-	Device  string       `json:"device"`
-	Threads int          `json:"threads"`
-	Runs    int          `json:"runs"`
-	Rows    []benchEntry `json:"results"`
-}
-
-// benchEntry is one measurement: Median, Min and Max are of the runs, in Unit.
-type benchEntry struct {
-	Name   string  `json:"name"`
-	Unit   string  `json:"unit"`
-	Median float64 `json:"median"`
-	Min    float64 `json:"min"`
-	Max    float64 `json:"max"`
+// benchOptions are the command's flags.
+type benchOptions struct {
+	bench.Options
+	asJSON    bool
+	compare   string // file of an older report
+	failBelow float64
 }
 
 func (a *app) benchCommand() *cobra.Command {
-	var (
-		threads, runs, prompt, generate int
-		device                          string
-		asJSON                          bool
-	)
+	var o benchOptions
 	cmd := &cobra.Command{
 		Use:   "bench FILE",
 		Short: "Measure load, tokenizer, prefill and decode of a model",
 		Long: `Measures, in this process, how long a model file takes to load (read, proven and
 ready for the first token), how fast its tokenizer is, and how many tokens a second
-it processes of a prompt and generates after it, one request at a time. Each figure
-is the median of several runs, with the extremes beside it.`,
+it processes of a prompt and generates after one, one request at a time. Each figure
+is the median of several runs, with the extremes beside it.
+
+Beside a figure stands the most that the device could do, and the share of it. A token
+cannot be generated faster than the weights and the context's keys and values are
+read, nor a prompt processed faster than its products are computed; how fast the device
+moves bytes and multiplies matrices is measured first, on the device itself.
+
+What does not fit the model's context is left out, with a note; so are further runs of
+what has taken a minute.`,
 		Example: `  kigo bench model.gguf
-  kigo bench model.gguf --prompt 128 --generate 32 --json`,
+  kigo bench model.gguf --prompt 128 --context 0 --generate 32 --json
+  kigo bench model.gguf --compare old.json --fail-below 0.95`,
 		Args: exactArgs("the model file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if runs < 1 || runs > 1000 || prompt < 1 || generate < 2 {
-				return usagef("want --runs from 1 to 1000, --prompt of at least 1 and --generate of at least 2 tokens")
+			if err := o.Check(); err != nil {
+				return usagef("--%w", err)
 			}
-			ctx, stop := interruptible(cmd.Context())
-			defer stop()
-			b := &bencher{app: a, path: args[0], device: device, threads: threads, runs: runs, prompt: prompt, generate: generate}
-			report, err := b.run(ctx)
-			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
+			failing := cmd.Flags().Changed("fail-below")
+			switch {
+			case failing && o.compare == "":
+				return usagef("--fail-below goes with --compare")
+			case failing && !(o.failBelow > 0 && o.failBelow <= 100):
+				return usagef("--fail-below: %v, want a ratio above 0 up to 100", o.failBelow)
 			}
-			if asJSON {
-				return a.printJSON(report)
-			}
-			return report.print(a)
+			return a.bench(cmd, args[0], &o, failing)
 		},
 	}
-	cmd.Flags().StringVar(&device, "device", "auto", "what to run on: auto, cpu, cuda or cuda:N")
-	cmd.Flags().IntVar(&threads, "threads", 0, "CPU threads; 0 means all cores")
-	cmd.Flags().IntVar(&runs, "runs", 3, "runs of each measurement")
-	cmd.Flags().IntVar(&prompt, "prompt", 512, "tokens of the prompt")
-	cmd.Flags().IntVar(&generate, "generate", 128, "tokens to generate")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	f := cmd.Flags()
+	f.StringVar(&o.Device, "device", "auto", "what to run on: auto, cpu, cuda or cuda:N")
+	f.IntVar(&o.Threads, "threads", 0, "CPU threads; 0 means all cores")
+	f.IntVar(&o.Runs, "runs", 3, "runs of each measurement")
+	f.IntSliceVar(&o.Prompts, "prompt", []int{512, 2048}, "`tokens` of a prompt; may be given several times")
+	f.IntSliceVar(&o.Contexts, "context", []int{0, 4096}, "`tokens` before those that are generated; may be given several times")
+	f.IntVar(&o.Generate, "generate", 128, "tokens to generate")
+	f.BoolVar(&o.Profile, "profile", false, "measure each kind of operator of a step, on a GPU")
+	f.BoolVar(&o.asJSON, "json", false, "print JSON")
+	f.StringVar(&o.compare, "compare", "", "`file` that --json wrote earlier, to be compared with")
+	f.Float64Var(&o.failBelow, "fail-below", 0, "with --compare: exit code 1 if a rate is less than this `ratio` of what it was")
 	return cmd
 }
 
-// bencher runs the measurements on one engine after another.
-type bencher struct {
-	app                             *app
-	path, device                    string
-	opened                          time.Duration // how long the device took
-	threads, runs, prompt, generate int
+// benchOutput is the report as JSON.
+type benchOutput struct {
+	*bench.Report
+	Comparison *bench.Comparison `json:"comparison,omitempty"`
 }
 
-func (b *bencher) run(ctx context.Context) (*benchReport, error) {
-	report := &benchReport{Version: Version(), Runs: b.runs}
-	var load, rate []float64
-	var stages [6][]float64
-	var e *engine.Engine
-	defer func() {
-		if e != nil {
-			e.Close() //nolint:errcheck // nothing of it is needed any more
-		}
-	}()
-	for range b.runs {
-		if e != nil {
-			if err := e.Close(); err != nil {
-				return nil, err
-			}
-		}
-		var info *engine.ModelInfo
+func (a *app) bench(cmd *cobra.Command, path string, o *benchOptions, failing bool) error {
+	ctx, stop := interruptible(cmd.Context())
+	defer stop()
+	var old *bench.Report
+	if o.compare != "" { // before anything takes time
 		var err error
-		if e, info, err = b.load(ctx); err != nil {
-			return nil, err
+		if old, err = readReport(o.compare); err != nil {
+			return fmt.Errorf("%s: %w", o.compare, err)
 		}
-		load = append(load, info.Load.Total.Seconds()*1e3)
-		for i, d := range []time.Duration{b.opened, info.Load.Parse, info.Load.Read, info.Load.Verify, info.Load.Compile, info.Load.FirstToken} {
-			stages[i] = append(stages[i], d.Seconds()*1e3)
-		}
-		rate = append(rate, float64(info.Memory.Weights)/info.Load.Read.Seconds()/1e9)
 	}
-	info := e.Models()[0]
-	report.Model, report.Formats = info.Description, info.Quantization
-	report.Device, report.Threads = e.Status().Device.Name, e.Status().Device.Threads
-	if b.prompt+b.generate > info.ContextLength {
-		return nil, fmt.Errorf("%d and %d tokens do not fit the context of %d", b.prompt, b.generate, info.ContextLength)
-	}
-	report.add("load to first token", "ms", load)
-	report.add("load, reading alone", "GB/s", rate)
-	for i, name := range []string{"open the device", "load: parse", "load: read", "load: prove", "load: compile", "load: first token"} {
-		report.add(name, "ms", stages[i])
-	}
-	tok, _, err := e.Tokenizer("")
+	file, err := openModel(path)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	report.add("tokenize", "MB/s", b.tokenize(tok))
-	prefill, decode, err := b.generation(ctx, e, tok)
+	defer file.Close()
+	activity := a.newActivity()
+	o.File, o.Version, o.Progress = file, Version(), activity.Say
+	report, err := bench.Run(ctx, o.Options)
+	activity.Close()
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	report.add(fmt.Sprintf("prefill %d", b.prompt), "tokens/s", prefill)
-	report.add(fmt.Sprintf("decode %d", b.generate), "tokens/s", decode)
-	return report, nil
+	out := benchOutput{Report: report}
+	if old != nil {
+		out.Comparison = report.Compare(old)
+	}
+	if o.asJSON {
+		err = a.printJSON(out)
+	} else {
+		err = a.printBench(&out)
+	}
+	if err != nil || !failing {
+		return err
+	}
+	return a.judge(out.Comparison, o)
 }
 
-func (b *bencher) load(ctx context.Context) (*engine.Engine, *engine.ModelInfo, error) {
-	f, err := openModel(b.path)
+// judge fails the command if a rate has fallen too far.
+func (a *app) judge(c *bench.Comparison, o *benchOptions) error {
+	if c.Rates() == 0 {
+		return fmt.Errorf("%s has no rate that was measured now: nothing can be compared", o.compare)
+	}
+	below := c.Below(o.failBelow)
+	if len(below) == 0 {
+		return nil
+	}
+	var errs []error
+	for _, r := range below {
+		errs = append(errs, fmt.Errorf("%s is %.3g of what it was, less than %v", r.Name, r.Ratio, o.failBelow))
+	}
+	return errors.Join(errs...)
+}
+
+// readReport reads a report of an earlier run.
+func readReport(path string) (*bench.Report, error) {
+	f, err := openModel(path) // which only opens regular files
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer f.Close()
-	begun := time.Now()
-	e, err := engine.New(engine.Config{Device: b.device, Threads: b.threads, MaxConcurrent: 1, Log: zerolog.Nop()})
-	if err != nil {
-		return nil, nil, err
-	}
-	b.opened = time.Since(begun)
-	info, err := e.Load(ctx, engine.LoadRequest{Name: "bench", File: f}, nil)
-	if err != nil {
-		e.Close() //nolint:errcheck // the load's error is the one to report
-		return nil, nil, err
-	}
-	return e, info, nil
-}
-
-// benchText is prose with numbers, code and other scripts.
-const benchText = `The old pond, a frog jumps in: 42 rings of water spread. for i := range 10 { fmt.Println(i) }
-Die Straße führt über den Fluss; 古池や蛙飛びこむ水の音。 Москва — столица России. naïve café, 3.14159!
-`
-
-func (b *bencher) tokenize(tok *tokenizer.Tokenizer) []float64 {
-	text := []byte(strings.Repeat(benchText, 4000))
-	var rates []float64
-	for range b.runs {
-		start := time.Now()
-		tok.Encode(text, tokenizer.EncodeOptions{})
-		rates = append(rates, float64(len(text))/time.Since(start).Seconds()/1e6)
-	}
-	return rates
-}
-
-// generation runs one request at a time, after one that is not counted.
-func (b *bencher) generation(ctx context.Context, e *engine.Engine, tok *tokenizer.Tokenizer) (prefill, decode []float64, err error) {
-	var ids []int32
-	for len(ids) < b.prompt {
-		ids = append(ids, tok.Encode([]byte(benchText), tokenizer.EncodeOptions{})...)
-	}
-	if _, err := b.request(ctx, e, ids[:1], 2); err != nil {
-		return nil, nil, err
-	}
-	for range b.runs {
-		end, err := b.request(ctx, e, ids[:b.prompt], 1)
-		if err != nil {
-			return nil, nil, err
-		}
-		prefill = append(prefill, float64(b.prompt)/end.Prefill.Seconds())
-		if end, err = b.request(ctx, e, ids[:1], b.generate); err != nil {
-			return nil, nil, err
-		}
-		decode = append(decode, float64(b.generate-1)/end.Decode.Seconds())
-	}
-	return prefill, decode, nil
-}
-
-func (b *bencher) request(ctx context.Context, e *engine.Engine, prompt []int32, generate int) (*engine.End, error) {
-	params := sample.Defaults()
-	params.Temperature, params.IgnoreEnd = 0, true
-	stream, err := e.Submit(ctx, engine.Request{
-		Tokens: prompt, Sampling: params, MaxTokens: generate, Logprobs: -1, PromptLogprobs: -1,
-	})
-	if err != nil {
-		return nil, err
-	}
-	for {
-		ev, err := stream.Next(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if ev.End != nil {
-			return ev.End, nil
-		}
-	}
-}
-
-func (r *benchReport) add(name, unit string, values []float64) {
-	slices.Sort(values)
-	r.Rows = append(r.Rows, benchEntry{
-		Name: name, Unit: unit,
-		Median: values[len(values)/2], Min: values[0], Max: values[len(values)-1],
-	})
-}
-
-func (r *benchReport) print(a *app) error {
-	fmt.Fprintf(a.stdout, "%s (%s) on %s, %d threads, median of %d\n\n",
-		escapeControls(r.Model), r.Formats, escapeControls(r.Device), r.Threads, r.Runs)
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "measurement\tmedian\tfrom\tto\t unit\t")
-	for _, e := range r.Rows {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t %s\t\n", e.Name, formatRate(e.Median), formatRate(e.Min), formatRate(e.Max), e.Unit)
-	}
-	return w.Flush()
-}
-
-// formatRate rounds to three digits.
-func formatRate(v float64) string {
-	switch {
-	case v >= 100:
-		return fmt.Sprintf("%.0f", v)
-	case v >= 10:
-		return fmt.Sprintf("%.1f", v)
-	}
-	return fmt.Sprintf("%.2f", v)
+	return bench.Read(f)
 }

@@ -136,10 +136,34 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// interruptible returns a context that Ctrl-C and SIGTERM end. A second signal
-// kills the process as usual.
+// signalError is why a context ended that a signal ended.
+type signalError struct{ os.Signal }
+
+func (e signalError) Error() string { return e.String() + " signal" }
+
+// Is lets it count as the cancel that it is.
+func (e signalError) Is(target error) bool { return target == context.Canceled }
+
+// interruptible returns a context that Ctrl-C and SIGTERM end; its cause names
+// the signal. A second signal kills the process as usual.
 func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
-	return ctx, stop
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() { // ends with ctx
+		var cause error
+		select {
+		case s := <-signals:
+			cause = signalError{s}
+		case <-ctx.Done():
+		}
+		// Before anybody sees the context's end, so that the next signal is
+		// not lost between the two.
+		signal.Stop(signals)
+		cancel(cause)
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel(nil)
+	}
 }

@@ -139,7 +139,7 @@ func TestFailedProcessIsEnded(t *testing.T) {
 // The rest of this file runs kigo serve in a process of its own, on a device
 // that does what the child's environment says.
 const (
-	childKind  = "KIGO_TEST_DEVICE" // how the device breaks
+	childKind  = "KIGO_TEST_BREAKS" // how the device breaks
 	childBreak = "KIGO_TEST_BREAK"  // the file whose appearance breaks it
 )
 
@@ -159,6 +159,9 @@ func TestChildServes(*testing.T) {
 func childEngine(kind string, cfg engine.Config) (*engine.Engine, error) {
 	if kind == "gone at the start" {
 		return nil, fmt.Errorf("engine: %w: no such device", engine.ErrDeviceLost)
+	}
+	if strings.HasPrefix(kind, "gpu ") {
+		return gpuChildEngine(kind, cfg)
 	}
 	on, err := cpu.New(cpu.Config{Threads: 1})
 	if err != nil {

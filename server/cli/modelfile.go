@@ -3,17 +3,32 @@ package cli
 import (
 	"fmt"
 	"os"
+	"syscall"
 
 	"kigo/engine/gguf"
 )
 
-// openModel opens a model file. Anything but a regular file is refused before
-// it is opened: a pipe would block, a device would never end.
+// openModel opens a model file. Anything but a regular file is refused: before
+// it is opened, because opening a device can do something, and again afterwards,
+// because it may have been exchanged in between; so it is opened without waiting,
+// as a pipe would.
 func openModel(path string) (*os.File, error) {
 	if err := mustBeRegular(path); err != nil {
 		return nil, err
 	}
-	return os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 func mustBeRegular(path string) error {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -115,12 +114,10 @@ func (a *app) perplexity(ctx context.Context, o *perplexityOptions) (*perplexity
 	return perplexity.Run(ctx, o.Options)
 }
 
-// readText reads a regular file of bounded size.
+// readText reads a regular file, up to a byte more than is taken, so that a larger one
+// is refused.
 func readText(path string) ([]byte, error) {
-	if err := mustBeRegular(path); err != nil {
-		return nil, err
-	}
-	f, err := os.Open(path)
+	f, err := openModel(path)
 	if err != nil {
 		return nil, err
 	}
@@ -153,8 +150,8 @@ func plusMinus(e perplexity.Estimate, decimals int) string {
 	return fmt.Sprintf("%.*f ± %.*f", decimals, e.Value, decimals, e.Error)
 }
 
-// percent is an estimate times a hundred.
-func percent(e perplexity.Estimate) perplexity.Estimate {
+// inPercent is an estimate times a hundred.
+func inPercent(e perplexity.Estimate) perplexity.Estimate {
 	return perplexity.Estimate{Value: 100 * e.Value, Error: 100 * e.Error}
 }
 
@@ -178,9 +175,9 @@ func (a *app) printPerplexity(r *perplexity.Report, o *perplexityOptions) error 
 		row(fmt.Sprintf("  %g %% at most", 100*q.Share), fmt.Sprintf("%.6f", q.KL))
 	}
 	row("  largest", fmt.Sprintf("%.6f", d.Max))
-	row("same most likely token", plusMinus(percent(d.SameTop), 3)+" %")
-	row("probability of the text's token, difference", plusMinus(percent(d.ProbabilityMean), 3)+" %")
-	row("  root mean square", plusMinus(percent(d.ProbabilityRMS), 3)+" %")
+	row("same most likely token", plusMinus(inPercent(d.SameTop), 3)+" %")
+	row("probability of the text's token, difference", plusMinus(inPercent(d.ProbabilityMean), 3)+" %")
+	row("  root mean square", plusMinus(inPercent(d.ProbabilityRMS), 3)+" %")
 	if err := w.Flush(); err != nil {
 		return err
 	}

@@ -6,7 +6,18 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"kigo/engine/device/devices"
 )
+
+// Where there is no GPU, cuda is a device that is not there.
+func TestPerplexityWithoutGPU(t *testing.T) {
+	if _, _, err := devices.Open(devices.Options{Name: "cuda"}); err == nil {
+		t.Skip("there is a GPU")
+	}
+	model, _, text := twoModels(t)
+	kigo(t, "", nil, "perplexity", model, "--text", text, "--context", "32", "--device", "cuda").mustFail(t, exitLost, `device "cuda"`)
+}
 
 // twoModels writes a tiny model, its conversion, and a text.
 func twoModels(t *testing.T) (model, other, text string) {

@@ -60,3 +60,26 @@ func (p *progress) Close() {
 		_ = p.bar.Clear()
 	}
 }
+
+// newActivity says on standard error what is being done, one thing after another.
+// Where standard error is not a terminal it shows nothing.
+func (a *app) newActivity() *progress {
+	p := &progress{}
+	if isTerminal(a.stderr) {
+		p.bar = progressbar.NewOptions(-1,
+			progressbar.OptionSetWriter(a.stderr),
+			progressbar.OptionSpinnerType(14),
+			progressbar.OptionSetElapsedTime(true),
+			progressbar.OptionClearOnFinish(),
+		)
+	}
+	return p
+}
+
+// Say shows what comes next.
+func (p *progress) Say(what string) {
+	if p.bar != nil {
+		p.bar.Describe(what)
+		_ = p.bar.Add(1) // a bar that cannot be drawn harms nothing
+	}
+}

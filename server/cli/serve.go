@@ -94,6 +94,7 @@ func (a *app) serve(ctx context.Context, o *serveOptions) (err error) {
 		return err // a load may be stuck in the device
 	}
 	loading.Wait()
+	o.server.Log.Info().AnErr("cause", failed).Msg("stopped")
 	if failed != nil && !errors.Is(failed, context.Canceled) {
 		return failed
 	}
@@ -107,6 +108,9 @@ func (o *serveOptions) logAddresses(s *server.Server) {
 	}
 	if addr := s.HealthAddr(); addr != nil {
 		e = e.Stringer("health", addr)
+	}
+	if addr := s.AdminAddr(); addr != nil {
+		e = e.Stringer("admin", addr)
 	}
 	e.Msg("listening")
 }

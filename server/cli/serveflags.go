@@ -36,6 +36,7 @@ func serveFlags(f *pflag.FlagSet) *serveOptions {
 	f.StringVar(&s.GRPCAddress, "listen", s.GRPCAddress, "`address` of the gRPC services")
 	f.StringVar(&s.HTTPAddress, "http-listen", s.HTTPAddress, "`address` of the HTTP routes; off serves none")
 	f.StringVar(&s.HealthAddress, "health-listen", s.HealthAddress, "`address` of the health services alone, for probes (default: none)")
+	f.StringVar(&s.AdminAddress, "admin-listen", s.AdminAddress, "`address` of loading and unloading, which --listen then does not serve (default: it does)")
 	f.BoolVar(&s.Insecure, "insecure", false, "listen beyond loopback although nobody is asked who they are")
 	f.BoolVar(&o.noReflection, "no-reflection", false, "turn gRPC reflection off, which tells clients such as grpcurl what there is to call")
 
@@ -58,7 +59,7 @@ func serveFlags(f *pflag.FlagSet) *serveOptions {
 	f.Uint32Var(&s.MaxConnStreams, "max-connection-streams", s.MaxConnStreams, "calls in flight of one gRPC connection")
 	f.IntVar(&s.MaxMessageBytes, "max-message-bytes", s.MaxMessageBytes, "size of a gRPC message or an HTTP body")
 	f.Uint32Var(&s.MaxHeaderBytes, "max-header-bytes", s.MaxHeaderBytes, "size of a request's headers")
-	f.DurationVar(&s.ConnectionTimeout, "connection-timeout", s.ConnectionTimeout, "until a new connection has shaken hands")
+	f.DurationVar(&s.ConnectionTimeout, "connection-timeout", s.ConnectionTimeout, "until a new connection has shaken hands, and until a request has arrived")
 	f.DurationVar(&s.SendTimeout, "send-timeout", s.SendTimeout, "until a call whose client does not read is ended")
 	f.DurationVar(&s.KeepaliveTime, "keepalive-time", s.KeepaliveTime, "silence before the server pings a client")
 	f.DurationVar(&s.KeepaliveTimeout, "keepalive-timeout", s.KeepaliveTimeout, "until a ping that nobody answers closes the connection")

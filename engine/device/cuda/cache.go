@@ -61,6 +61,7 @@ func (c *cache) Close() error {
 	}
 	unbind, err := c.dev.bind()
 	if err != nil {
+		c.closed.Store(false) // nothing was freed
 		return err
 	}
 	defer unbind()

@@ -3,12 +3,16 @@ package cuda
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"kigo/engine/device"
 	"kigo/engine/device/cuda/driver"
 	"kigo/kernels"
 )
+
+// everyGPU is the target that families have which do not need a certain GPU.
+const everyGPU = "compute_80"
 
 // kernel is one function of the machine code, ready to be launched.
 type kernel struct {
@@ -24,17 +28,26 @@ type machineCode struct {
 	kernels map[string]*kernel
 }
 
-// loadCode loads every family for the device's architecture and compares each
+// loadCode loads every family that steps need.
+func loadCode(drv driver.Driver, props driver.Properties) (*machineCode, error) {
+	families := slices.DeleteFunc(kernels.Families(), func(name string) bool { return name == rateFamily })
+	return loadFamilies(drv, props, families)
+}
+
+// loadFamilies loads families for the device's architecture and compares each
 // kernel's parameter with the struct that the host will pass.
-func loadCode(drv driver.Driver, props driver.Properties) (_ *machineCode, err error) {
+func loadFamilies(drv driver.Driver, props driver.Properties, families []string) (_ *machineCode, err error) {
 	c := &machineCode{kernels: map[string]*kernel{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.unload(drv))
 		}
 	}()
-	for _, family := range kernels.Families() {
+	for _, family := range families {
 		image, target, err := kernels.Image(family, props.Major, props.Minor)
+		if errors.Is(err, kernels.ErrUnsupported) && !slices.Contains(kernels.Targets(family), everyGPU) {
+			continue // there are other kernels for this GPU
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -44,6 +57,9 @@ func loadCode(drv driver.Driver, props driver.Properties) (_ *machineCode, err e
 		}
 		c.modules = append(c.modules, m)
 		for _, k := range kernels.Kernels(family) {
+			if k.Targets != nil && !slices.Contains(k.Targets, target) {
+				continue
+			}
 			fn, err := drv.Function(m, k.Name)
 			if err != nil {
 				return nil, fmt.Errorf("kernel %s: %w", k.Name, err)

@@ -34,17 +34,24 @@ type executable struct {
 	partMax int    // floats there
 	counts  uint64 // of splits that are done; 0 between steps
 
-	in     inputs
-	ropes  map[int]*rotate // by layer
-	last   *logits
-	shape  stepShape // of the last step
-	best   uint64    // ranks of the largest logits of logitRows rows
-	ranks  []byte    // the same, pinned
-	graphs map[graphKey]driver.GraphExec
-	host   []byte    // pinned: logits of logitRows rows
-	own    []float32 // logits of more rows than fit there
-	result []float32 // the logits of this step, in host or own
-	closed bool
+	in    inputs
+	ropes map[int]*rotate // by layer
+	last  *logits
+	shape stepShape // of the last step
+	held  int       // the first of its rows whose logits are in logits
+	best  uint64    // ranks of the largest logits of logitRows rows
+	ranks []byte    // the same, pinned
+
+	topArea    uint64 // of kernels/choose.cu: bins, then what topHost mirrors
+	topHost    []byte // pinned: how many were found, then their ranks
+	top        []device.Ranked
+	topCount   *launch[kernels.ChooseParams]
+	topCollect *launch[kernels.ChooseParams]
+	graphs     map[graphKey]driver.GraphExec
+	host       []byte    // pinned: logits of logitRows rows
+	own        []float32 // logits of more rows than fit there
+	result     []float32 // the logits of this step, in host or own
+	closed     bool
 }
 
 // operation is one operator of the program on the device.
@@ -195,6 +202,9 @@ func (x *executable) takeScratch() error {
 	if x.ranks, err = x.dev.drv.HostAlloc(8 * logitRows); err != nil {
 		return x.dev.wrap(err, "memory for logits")
 	}
+	if x.topHost, err = x.dev.drv.HostAlloc(topHead + 8*topRoom); err != nil {
+		return x.dev.wrap(err, "memory for logits")
+	}
 	return x.in.init(x.dev, x.opt.MaxRows, min(x.cache.blocks, 1<<20))
 }
 
@@ -250,6 +260,7 @@ func (x *executable) layOut(a *arena) {
 	}
 	x.logits = a.take(4 * logitRows * uint64(x.prog.Vocab))
 	x.best = a.take(8 * logitRows)
+	x.topArea = a.take(4*topBins + topHead + 8*topRoom)
 	if heads > 0 {
 		x.partMax = partialBytes / 4
 		x.partial = a.take(partialBytes)
@@ -354,25 +365,25 @@ func (x *executable) Close() error {
 	if x.closed {
 		return nil
 	}
-	x.closed = true
 	unbind, err := x.dev.bind()
 	if err != nil {
 		return err
 	}
 	defer unbind()
+	x.closed = true
 	return x.release()
 }
 
 // release frees what there is. The context must be bound.
 func (x *executable) release() error {
 	errs := []error{x.dropGraphs(), x.dev.release(&x.scratch), x.in.free(x.dev)}
-	for _, b := range []*[]byte{&x.host, &x.ranks} {
+	for _, b := range []*[]byte{&x.host, &x.ranks, &x.topHost} {
 		if *b != nil {
 			errs = append(errs, x.dev.drv.HostFree(*b))
 			*b = nil
 		}
 	}
-	return errors.Join(errs...)
+	return x.dev.wrap(errors.Join(errs...), "close the executable")
 }
 
 // inputs are a step's numbers on their way to the device: one pinned buffer,
@@ -413,7 +424,7 @@ func (in *inputs) free(d *Device) error {
 		err = d.drv.HostFree(in.host)
 		in.host, in.ints = nil, nil
 	}
-	return errors.Join(err, d.release(&in.device))
+	return d.wrap(errors.Join(err, d.release(&in.device)), "memory for inputs")
 }
 
 func (in *inputs) part(n int) []int32 { return in.ints[n*in.maxRows : (n+1)*in.maxRows] }

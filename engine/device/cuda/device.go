@@ -11,6 +11,7 @@
 package cuda
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime"
@@ -19,6 +20,7 @@ import (
 
 	"kigo/engine/device"
 	"kigo/engine/device/cuda/driver"
+	"kigo/kernels"
 )
 
 // Config chooses a GPU.
@@ -29,6 +31,8 @@ type Config struct {
 	// made it, fills memory with NaNs before it is used and after it was, and
 	// looks for NaNs in every result. It is slow.
 	Checks bool
+
+	lanes int // for uploading; 0: maxLanes
 }
 
 // leastMajor is the compute capability's major number from which on the kernels
@@ -43,6 +47,7 @@ type Device struct {
 	drv    driver.Driver
 	ctx    driver.Context
 	props  driver.Properties
+	driver string // the driver's version
 	code   *machineCode
 	stream driver.Stream // of steps
 	free   atomic.Uint64 // device memory, when something was taken or given back last
@@ -72,22 +77,22 @@ func New(cfg Config) (*Device, error) {
 // open makes a device of a driver, which it owns from then on if there is no
 // error.
 func open(cfg Config, drv driver.Driver) (_ *Device, err error) {
+	d := &Device{cfg: cfg, drv: drv, driver: driverVersion(drv.Version())}
 	n, err := drv.Devices()
 	if err != nil {
-		return nil, err
+		return nil, d.wrap(err, "count the GPUs")
 	}
 	if cfg.Ordinal < 0 || cfg.Ordinal >= n {
 		return nil, fmt.Errorf("%w: there is no GPU %d; there are %d, counted from 0", driver.ErrNoDevice, cfg.Ordinal, n)
 	}
-	d := &Device{cfg: cfg, drv: drv}
 	if d.props, err = drv.Properties(cfg.Ordinal); err != nil {
-		return nil, err
+		return nil, d.wrap(err, "describe GPU %d", cfg.Ordinal)
 	}
 	if d.props.Major < leastMajor {
 		return nil, fmt.Errorf("%w: the %s has compute capability %d.%d; Kigo needs %d.0, which GPUs have from the A100 and the RTX 30 series on",
 			device.ErrNotSupported, d.props.Name, d.props.Major, d.props.Minor, leastMajor)
 	}
-	d.lanes = newLanes() // while the context starts
+	d.lanes = newLanes(cmp.Or(cfg.lanes, maxLanes)) // while the context starts
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.lanes.close(d))
@@ -110,7 +115,7 @@ func open(cfg Config, drv driver.Driver) (_ *Device, err error) {
 		return nil, d.wrap(err, "load the kernels")
 	}
 	if d.stream, err = drv.NewStream(); err != nil {
-		return nil, d.wrap(err, "make a stream")
+		return nil, errors.Join(d.wrap(err, "make a stream"), d.code.unload(drv))
 	}
 	d.measure()
 	return d, nil
@@ -137,11 +142,15 @@ func (d *Device) wrap(err error, doing string, args ...any) error {
 	switch {
 	case errors.Is(err, device.ErrLost), errors.Is(err, device.ErrOutOfMemory):
 		return fmt.Errorf("%s: %w", what, err)
+	case errors.Is(err, driver.ErrClosed):
+		return fmt.Errorf("%s: %w", what, device.ErrClosed)
+	case errors.Is(err, driver.CodeNoDevice), errors.Is(err, driver.CodeDeviceUnavailable):
+		return fmt.Errorf("%s: %w: %w", what, device.ErrGone, err)
 	case errors.Is(err, driver.ErrFatal):
 		return fmt.Errorf("%s: %w: %w", what, device.ErrLost, err)
 	case errors.Is(err, driver.ErrOutOfMemory):
 		return fmt.Errorf("%s: %w: %w", what, device.ErrOutOfMemory, err)
-	case errors.Is(err, driver.ErrNotSupported):
+	case errors.Is(err, driver.ErrNotSupported), errors.Is(err, kernels.ErrUnsupported):
 		return fmt.Errorf("%s: %w: %w", what, device.ErrNotSupported, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
@@ -160,6 +169,7 @@ func (d *Device) Info() device.Info {
 	return device.Info{
 		Kind:        "cuda",
 		Name:        d.props.Name,
+		Driver:      d.driver,
 		MemoryTotal: d.props.TotalMem,
 		MemoryFree:  d.free.Load(),
 		StepRows:    stepRows,
@@ -169,26 +179,31 @@ func (d *Device) Info() device.Info {
 // stepRows is how many rows keep the GPU busy without keeping others waiting.
 const stepRows = 512
 
-// Close gives the context back. Everything made by the device must be closed.
+// Close gives the context back. Everything made by the device must be closed. A
+// Close that failed before anything was given back can be called again.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return nil
 	}
-	d.closed = true
 	var errs []error
-	if unbind, err := d.bind(); err == nil {
+	unbind, err := d.bind()
+	switch {
+	case err == nil:
 		errs = append(errs, d.lanes.close(d), d.hashes.free(d), d.code.unload(d.drv))
 		if d.stream != 0 {
 			errs = append(errs, d.drv.DestroyStream(d.stream))
 		}
 		unbind()
+	case d.drv.Failed() == nil:
+		return err
 	}
+	d.closed = true
 	if d.drv.Failed() != nil {
 		errs = nil // nothing can be given back any more: the process must end
 	}
-	return errors.Join(append(errs, d.drv.Close())...)
+	return d.wrap(errors.Join(append(errs, d.drv.Close())...), "close the GPU")
 }
 
 // buffer is device memory with one owner.
@@ -206,9 +221,11 @@ func (d *Device) allocate(bytes uint64, what string) (buffer, error) {
 	}
 	b := buffer{ptr: p, bytes: bytes}
 	if d.cfg.Checks {
-		err = d.poison(b)
+		if err := d.poison(b); err != nil {
+			return buffer{}, errors.Join(d.wrap(err, "%s", what), d.release(&b))
+		}
 	}
-	return b, err
+	return b, nil
 }
 
 // release gives memory back. The context must be bound.
@@ -223,7 +240,7 @@ func (d *Device) release(b *buffer) error {
 	err = errors.Join(err, d.drv.Free(b.ptr))
 	*b = buffer{}
 	d.measure()
-	return err
+	return d.wrap(err, "give device memory back")
 }
 
 // poison fills memory with NaNs: all bits set is one in every format of floats.

@@ -48,11 +48,20 @@ func (x *executable) capture(s *stepShape) (driver.GraphExec, error) {
 	}
 	err := x.launch(s)
 	g, endErr := drv.EndCapture(x.dev.stream)
-	if err = errors.Join(err, endErr); err != nil {
+	if endErr != nil {
+		return 0, errors.Join(err, endErr)
+	}
+	var exec driver.GraphExec
+	if err == nil {
+		exec, err = drv.Instantiate(g)
+	}
+	if err = errors.Join(err, drv.DestroyGraph(g)); err != nil && exec != 0 {
+		err = errors.Join(err, drv.DestroyGraphExec(exec))
+	}
+	if err != nil {
 		return 0, err
 	}
-	exec, err := drv.Instantiate(g)
-	return exec, errors.Join(err, drv.DestroyGraph(g))
+	return exec, nil
 }
 
 // dropGraphs frees all graphs. The context must be bound and no step under way.
@@ -64,5 +73,5 @@ func (x *executable) dropGraphs() error {
 		}
 		delete(x.graphs, key)
 	}
-	return errors.Join(errs...)
+	return x.dev.wrap(errors.Join(errs...), "forget recorded steps")
 }

@@ -36,8 +36,9 @@ type lane struct {
 // takes longer than to read a small model. Their device memory is there while
 // somebody loads.
 type lanes struct {
+	count  int           // at most maxLanes
 	mapped chan struct{} // closed when ring is valid
-	ring   []byte        // maxLanes x laneBytes; nil: there is no such memory
+	ring   []byte        // count x laneBytes; nil: there is no such memory
 
 	mu     sync.Mutex
 	freed  *sync.Cond
@@ -48,14 +49,14 @@ type lanes struct {
 	area   buffer
 }
 
-// newLanes has the operating system provide memory while the caller starts the
-// driver, which takes longer.
-func newLanes() *lanes {
-	l := &lanes{mapped: make(chan struct{})}
+// newLanes has the operating system provide memory for so many while the caller
+// starts the driver, which takes longer.
+func newLanes(count int) *lanes {
+	l := &lanes{count: count, mapped: make(chan struct{})}
 	l.freed = sync.NewCond(&l.mu)
 	go func() {
 		defer close(l.mapped)
-		ring, err := mapMemory(maxLanes * laneBytes)
+		ring, err := mapMemory(count * laneBytes)
 		if err != nil {
 			return // take will say so
 		}
@@ -81,8 +82,8 @@ func (l *lanes) take(d *Device) (_ *lane, err error) {
 	defer l.mu.Unlock()
 	number := -1
 	for number < 0 {
-		for i := range l.used {
-			if !l.used[i] {
+		for i, used := range l.used[:l.count] {
+			if !used {
 				number = i
 				break
 			}
@@ -112,7 +113,7 @@ func (l *lanes) ready(d *Device) error {
 	<-l.mapped
 	if !l.pinned {
 		if l.ring == nil {
-			ring, err := mapMemory(maxLanes * laneBytes)
+			ring, err := mapMemory(l.count * laneBytes)
 			if err != nil {
 				return err
 			}
@@ -125,7 +126,7 @@ func (l *lanes) ready(d *Device) error {
 	}
 	if l.area.ptr == 0 {
 		var err error
-		if l.area, err = d.allocate(maxLanes*laneBytes, "upload slots"); err != nil {
+		if l.area, err = d.allocate(uint64(l.count)*laneBytes, "upload slots"); err != nil {
 			return err
 		}
 	}

@@ -32,11 +32,12 @@ type segment struct{ start, bytes, plane int }
 // scheme is how the projection kernels take a format.
 type scheme struct {
 	typ      quant.Type
-	kernel   string // one_, few_ and many_ of it
+	kernel   string // one_, few_, many_ and wide_ of it
 	stepCols int    // columns that a warp takes at once
 	segments []segment
 	units    [planes]int // bytes of a row in a unit of each plane, a power of two; 0: the format has none
 	pieces   [planes]int // bytes of a lane's piece, in planes of fragments
+
 }
 
 // schemes is the table of tiled formats, all but F32. It is never written.

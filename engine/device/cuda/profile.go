@@ -2,23 +2,23 @@ package cuda
 
 import (
 	"errors"
+	"fmt"
 	"strings"
+	"time"
 
 	"kigo/engine/device"
 )
 
-// PartTime is what one kind of operator costs in a step.
-type PartTime struct {
-	Name  string  // of the stage that it makes, without the layer: "q", "attn"
-	Count int     // in a step
-	Each  float64 // microseconds, one after another on a busy GPU
-}
-
-// Profile measures what a step's operators cost, kind by kind: those of one kind,
-// of all layers, run again and again as a graph. In a step they overlap with
-// their neighbours, so the parts add up to somewhat more than the step. The step
-// must be one that Run takes; what it leaves in the KV cache is meaningless.
-func (x *executable) Profile(step *device.Step, times int) ([]PartTime, error) {
+// Profile implements device.Profiler: the operators of one kind, of all layers,
+// run again and again as a graph, between two events. In a step they overlap with
+// their neighbours, so the parts add up to somewhat more than the step.
+func (x *executable) Profile(step *device.Step, times int) ([]device.PartTime, error) {
+	if times < 1 {
+		return nil, fmt.Errorf("profile: %d times", times)
+	}
+	if x.watched() {
+		return nil, fmt.Errorf("%w: a profile of steps whose every stage is looked at", device.ErrNotSupported)
+	}
 	if err := x.Begin(step); err != nil {
 		return nil, err
 	}
@@ -29,21 +29,25 @@ func (x *executable) Profile(step *device.Step, times int) ([]PartTime, error) {
 	defer unbind()
 	shape := shapeOf(step)
 	var order []string
-	kinds := map[string][]operation{}
-	for i, op := range x.ops {
+	kinds := map[string][]int{}
+	for i := range x.ops {
 		name := kindOf(x.prog, x.prog.Ops[i])
 		if kinds[name] == nil {
 			order = append(order, name)
 		}
-		kinds[name] = append(kinds[name], op)
+		kinds[name] = append(kinds[name], i)
 	}
-	var all []PartTime
+	var all []device.PartTime
 	for _, name := range order {
-		us, err := x.timeOf(kinds[name], &shape, times)
+		var ops []operation
+		for _, i := range kinds[name] {
+			ops = append(ops, x.ops[i])
+		}
+		took, err := x.timeOf(ops, &shape, times)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, PartTime{Name: name, Count: len(kinds[name]), Each: us / float64(len(kinds[name]))})
+		all = append(all, device.PartTime{Name: name, Ops: kinds[name], Time: took})
 	}
 	return all, nil
 }
@@ -58,8 +62,8 @@ func kindOf(p *device.Program, op device.Op) string {
 	return stage[strings.LastIndexByte(stage, '.')+1:]
 }
 
-// timeOf is how long the operations take in a row, in microseconds.
-func (x *executable) timeOf(ops []operation, s *stepShape, times int) (us float64, err error) {
+// timeOf is how long the operations take in a row, once.
+func (x *executable) timeOf(ops []operation, s *stepShape, times int) (took time.Duration, err error) {
 	drv, stream := x.dev.drv, x.dev.stream
 	all := x.ops
 	angles := x.angles
@@ -92,5 +96,5 @@ func (x *executable) timeOf(ops []operation, s *stepShape, times int) (us float6
 		return 0, x.dev.wrap(err, "profile")
 	}
 	d, err := drv.Elapsed(from, to)
-	return float64(d.Nanoseconds()) / 1e3 / float64(times), err
+	return d / time.Duration(times), err
 }

@@ -17,14 +17,20 @@ const (
 	fewSharedLimit = 96 << 10 // beyond it, many does as well
 	normWarps      = 8
 
-	fewWarps = 8
+	wideRows    = 128
+	wideColumns = 64
+	wideStages  = 4
+	wideWarps   = 8
+	wideShared  = wideStages * wideRows * (wideColumns*2 + wideColumns/16*4)
+	fewWarps    = 8
 )
 
 // product is one launch of a projection: matrices of one format and width, by
 // the kernel that fits the number of rows.
 type product struct {
-	tiles          int // of all matrices; of one with a gate
-	one, few, many *launch[kernels.ProjectParams]
+	tiles                int // of all matrices; of one with a gate
+	sms                  int // multiprocessors of the GPU
+	one, few, many, wide *launch[kernels.ProjectParams]
 }
 
 // matrix describes a weight matrix to the kernels; out is where its result goes.
@@ -81,8 +87,12 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		{&pr.one, "one_", 32 * fewWarps, fewShared(int(params.Stride), 1, warps)},
 		{&pr.few, "few_", 32 * fewWarps, fewShared(int(params.Stride), fewRows, warps)},
 		{&pr.many, "many_", 32 * manyWarps, manyShared},
+		{&pr.wide, "wide_", 32 * wideWarps, wideShared},
 	} {
-		if k.prefix != "many_" && k.shared > fewSharedLimit {
+		if k.prefix == "wide_" && x.dev.code.kernels["wide_"+p.scheme.kernel] == nil {
+			continue // not in the machine code for this GPU
+		}
+		if (k.to == &pr.one || k.to == &pr.few) && k.shared > fewSharedLimit {
 			continue
 		}
 		l, err := newLaunch(x.dev, k.prefix+p.scheme.kernel, k.threads, params)
@@ -93,8 +103,9 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		if err := x.dev.allowShared(l.kernel, k.shared); err != nil {
 			return nil, err
 		}
-		if k.prefix == "many_" {
-			*k.to = l
+		*k.to = l
+		pr.sms = x.dev.props.SMs
+		if k.to == &pr.many || k.to == &pr.wide {
 			continue
 		}
 		blocks, err := x.dev.resident(l, pr.tiles)
@@ -106,14 +117,13 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 			l.how.Cluster = uint32(warps / fewWarps)
 			l.how.Grid[0] *= l.how.Cluster
 		}
-		*k.to = l
 	}
 	return pr, nil
 }
 
 // rank makes the kernels note the largest output of each row.
 func (pr *product) rank(best uint64) {
-	for _, l := range []*launch[kernels.ProjectParams]{pr.one, pr.few, pr.many} {
+	for _, l := range []*launch[kernels.ProjectParams]{pr.one, pr.few, pr.many, pr.wide} {
 		if l != nil {
 			l.params.Best = best
 		}
@@ -150,18 +160,35 @@ func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
 	case rows <= fewRows && pr.few != nil:
 		return pr.few
 	}
+	// Blocks of wide are large: it needs enough of them.
+	if pr.wide != nil && rows > manyRows && ceilDiv(rows, wideRows)*ceilDiv(pr.tiles, tilesOf(pr.wide)) >= pr.sms/2 {
+		return pr.wide
+	}
 	return pr.many
 }
 
+// tilesOf is how many tiles of one matrix a block of many or wide has: a warp has
+// one, of either matrix with a gate.
+func tilesOf(l *launch[kernels.ProjectParams]) int {
+	n := int(l.how.Block[0]) / 32
+	if l.params.Gated != 0 {
+		n /= 2
+	}
+	return n
+}
+
 // run multiplies rows; pick is the address of their numbers, or 0.
-func (pr *product) run(x *executable, rows int, pick uint64) error {
+func (pr *product) run(x *executable, rows int, pick uint64, wide bool) error {
 	l := pr.takes(rows)
-	if l == pr.many {
-		here := manyWarps
-		if l.params.Gated != 0 {
-			here /= 2
+	if l == pr.wide && !wide {
+		l = pr.many
+	}
+	if l == pr.many || l == pr.wide {
+		high := manyRows
+		if l == pr.wide {
+			high = wideRows
 		}
-		l.grid(ceilDiv(rows, manyRows), ceilDiv(pr.tiles, here), 1)
+		l.grid(ceilDiv(rows, high), ceilDiv(pr.tiles, tilesOf(l)), 1)
 	}
 	l.params.Rows, l.params.Pick = uint32(rows), pick
 	return start(x.dev, l, x.dev.stream)
@@ -186,11 +213,18 @@ func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bo
 // somebody wants to see them.
 func (x *executable) prepareFor(l *launch[kernels.PrepareParams], rows int, wanted bool, products ...*product) error {
 	wanted = wanted || x.watched()
+	wide := len(products) > 0
 	for _, pr := range products {
-		wanted = wanted || pr.takes(rows) == pr.many
+		wanted = wanted || pr.takes(rows) == pr.many || pr.takes(rows) == pr.wide
+		wide = wide && pr.takes(rows) == pr.wide
 	}
 	if !wanted {
 		return nil
+	}
+	// The two want the halves in different orders: all products take wide or none.
+	l.params.Wgmma = 0
+	if wide {
+		l.params.Wgmma = 1
 	}
 	l.params.Rows = uint32(rows)
 	return start(x.dev, l.grid(rows, 1, 1), x.dev.stream)
@@ -304,7 +338,7 @@ func (o *projection) run(x *executable, s *stepShape) error {
 		}
 	}
 	for _, pr := range o.products {
-		if err := pr.run(x, s.rows, 0); err != nil {
+		if err := pr.run(x, s.rows, 0, o.prepare.params.Wgmma != 0); err != nil {
 			return err
 		}
 	}
@@ -369,6 +403,7 @@ func (o *logits) run(x *executable, s *stepShape) error {
 
 // compute makes the logits of n of the step's chosen rows.
 func (o *logits) compute(x *executable, at, n int) error {
+	x.held = at
 	pick := x.in.pick() + uint64(4*at)
 	o.prepare.params.Pick = pick
 	if o.float != nil {
@@ -381,7 +416,7 @@ func (o *logits) compute(x *executable, at, n int) error {
 	if err := x.prepareFor(o.prepare, n, false, o.product); err != nil {
 		return err
 	}
-	return o.product.run(x, n, pick)
+	return o.product.run(x, n, pick, o.prepare.params.Wgmma != 0)
 }
 
 // fetch brings the logits to the host, computing those of further rows as it
@@ -392,7 +427,7 @@ func (o *logits) fetch(x *executable, s *stepShape) error {
 	x.result = nil
 	for at := 0; at < s.logits; at += logitRows {
 		n := min(logitRows, s.logits-at)
-		if at > 0 {
+		if at != x.held {
 			if err := o.compute(x, at, n); err != nil {
 				return err
 			}

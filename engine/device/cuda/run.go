@@ -33,12 +33,13 @@ func (x *executable) perform(step *device.Step) (shape stepShape, unbind func(),
 	if err := step.Check(x.prog.Vocab, x.opt.MaxRows, x.cache.shape.BlockSize, x.cache.blocks); err != nil {
 		return shape, nil, err
 	}
-	if unbind, err = x.dev.bind(); err != nil {
+	bound, err := x.dev.bind()
+	if err != nil {
 		return shape, nil, err
 	}
 	defer func() {
 		if err != nil {
-			unbind()
+			bound()
 		}
 	}()
 	if need, ok := x.in.fits(step); !ok {
@@ -51,10 +52,11 @@ func (x *executable) perform(step *device.Step) (shape stepShape, unbind func(),
 		return shape, nil, x.dev.wrap(err, "send the step")
 	}
 	shape = shapeOf(step)
+	x.held = 0
 	if shape.single && shape.rows <= graphRows && shape.logits <= logitRows && !x.watched() {
-		return shape, unbind, x.replay(&shape)
+		return shape, bound, x.replay(&shape)
 	}
-	return shape, unbind, x.launch(&shape)
+	return shape, bound, x.launch(&shape)
 }
 
 func shapeOf(step *device.Step) stepShape {

@@ -140,12 +140,12 @@ func (u *uploader) Close() error {
 		return nil
 	}
 	s, d := u.s, u.w.dev
-	u.s = nil
 	unbind, err := d.bind()
 	if err != nil {
 		return err
 	}
 	defer unbind()
+	u.s = nil
 	err = d.wrap(d.drv.SyncStream(s.stream), "upload")
 	return errors.Join(err, d.lanes.give(d, s))
 }

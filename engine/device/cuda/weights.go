@@ -70,6 +70,7 @@ func (w *weights) Close() error {
 	}
 	unbind, err := w.dev.bind()
 	if err != nil {
+		w.closed.Store(false) // nothing was freed
 		return err
 	}
 	defer unbind()

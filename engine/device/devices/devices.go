@@ -46,6 +46,9 @@ func Open(o Options) (d device.Device, why error, err error) {
 			}
 		}
 		gpu, err := cuda.New(cuda.Config{Ordinal: ordinal, Checks: o.Checks})
+		if err != nil && cuda.Unusable(err) {
+			return nil, nil, fmt.Errorf("device %.32q: %w", o.Name, absent{err})
+		}
 		if err != nil {
 			return nil, nil, err
 		}
@@ -53,6 +56,12 @@ func Open(o Options) (d device.Device, why error, err error) {
 	}
 	return nil, nil, fmt.Errorf("device %.32q: want auto, cpu, cuda or cuda:N", o.Name)
 }
+
+// absent is why there is no GPU to use where one was asked for by name: to
+// errors.Is, also a device.ErrGone.
+type absent struct{ error }
+
+func (a absent) Unwrap() []error { return []error{a.error, device.ErrGone} }
 
 func openCPU(o Options, why error) (device.Device, error, error) {
 	d, err := cpu.New(cpu.Config{Threads: o.Threads, Reference: o.Reference})

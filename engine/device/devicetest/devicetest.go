@@ -38,6 +38,9 @@ func Run(t *testing.T, open func(t *testing.T) device.Device, b Bounds) {
 	t.Run("Lesson_ProductsOfOddShapes", s.project)
 	t.Run("Lesson_RopeAwayFromPositionZero", s.rope)
 	t.Run("Lesson_AttentionOfEveryLengthAndHeadSize", s.attend)
+	t.Run("BitsInAnyBatch", s.batches)
+	t.Run("BitsAcrossSplits", s.splits)
+	t.Run("LargestLogit", s.choose)
 }
 
 type suite struct {
@@ -125,7 +128,32 @@ type running struct {
 	stages map[string][]float32
 }
 
+// compile makes the program ready to run, with all its stages watched.
 func (r *rig) compile(dev device.Device, blocks, maxRows int) *running {
+	r.t.Helper()
+	x := &running{stages: map[string][]float32{}}
+	r.compileTo(x, dev, blocks, device.CompileOptions{
+		MaxRows: maxRows,
+		Tap: func(stage string, rows, width int, data []float32) {
+			if len(data) != rows*width {
+				r.t.Errorf("stage %s: %d values for %d x %d", stage, len(data), rows, width)
+			}
+			x.stages[stage] = append([]float32(nil), data...)
+		},
+	})
+	return x
+}
+
+// compileQuiet is compile with nobody watching: devices may do several things at
+// once then.
+func (r *rig) compileQuiet(dev device.Device, blocks, maxRows int) *running {
+	r.t.Helper()
+	x := &running{}
+	r.compileTo(x, dev, blocks, device.CompileOptions{MaxRows: maxRows})
+	return x
+}
+
+func (r *rig) compileTo(x *running, dev device.Device, blocks int, opt device.CompileOptions) {
 	t := r.t
 	t.Helper()
 	if _, ok := r.prog.Ops[len(r.prog.Ops)-1].(*device.Logits); !ok {
@@ -144,21 +172,10 @@ func (r *rig) compile(dev device.Device, blocks, maxRows int) *running {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { closeAll(t, cache) })
-	x := &running{stages: map[string][]float32{}}
-	x.exec, err = dev.Compile(&r.prog, w, cache, device.CompileOptions{
-		MaxRows: maxRows,
-		Tap: func(stage string, rows, width int, data []float32) {
-			if len(data) != rows*width {
-				t.Errorf("stage %s: %d values for %d x %d", stage, len(data), rows, width)
-			}
-			x.stages[stage] = append([]float32(nil), data...)
-		},
-	})
-	if err != nil {
+	if x.exec, err = dev.Compile(&r.prog, w, cache, opt); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { closeAll(t, x.exec) })
-	return x
 }
 
 type closer interface{ Close() error }

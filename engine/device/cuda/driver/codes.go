@@ -10,6 +10,7 @@ type Code int32
 const (
 	CodeInvalidValue                Code = 1
 	CodeOutOfMemory                 Code = 2
+	CodeDeviceUnavailable           Code = 46
 	CodeNoDevice                    Code = 100
 	CodeInvalidDevice               Code = 101
 	CodeInvalidImage                Code = 200

@@ -52,14 +52,14 @@ func Slice[T any](m Memory, p driver.Ptr, n int) ([]T, error) {
 
 // bytes finds device memory that may be read and written.
 func (f *Driver) bytes(p driver.Ptr, n uint64) ([]byte, error) {
-	bad := fmt.Errorf("%d bytes at %#x: %w", n, uint64(p), driver.CodeIllegalAddress)
 	r := f.region(p)
-	if r == nil || n > r.size-uint64(p-r.base) {
-		return nil, bad
-	}
-	if !r.reserved {
+	if r != nil && n <= r.size-uint64(p-r.base) && !r.reserved {
 		off := uint64(p - r.base)
 		return r.data[off : off+n : off+n], nil
+	}
+	bad := fmt.Errorf("%d bytes at %#x: %w", n, uint64(p), driver.CodeIllegalAddress)
+	if r == nil || n > r.size-uint64(p-r.base) {
+		return nil, bad
 	}
 	return r.view(p, n, bad)
 }

@@ -1,0 +1,118 @@
+package cuda
+
+import (
+	"bytes"
+	"strings"
+
+	"kigo/engine/device"
+	"kigo/engine/device/cuda/driver"
+	"kigo/kernels"
+)
+
+// OpenOn makes a device of a driver, which it owns if there is no error. It has one
+// lane for uploading, because a hundred megabytes are much for a test.
+func OpenOn(cfg Config, drv driver.Driver) (*Device, error) {
+	cfg.lanes = 1
+	return open(cfg, drv)
+}
+
+// Dequantized is what the kernel of that name makes of count values of a tensor,
+// from first on, row by row.
+func Dequantized(w device.Weights, tensor, first, count int) (v []float32, err error) {
+	ws := w.(*weights)
+	d := ws.dev
+	unbind, err := d.bind()
+	if err != nil {
+		return nil, err
+	}
+	defer unbind()
+	out, err := d.allocate(uint64(4*count), "dequantized")
+	if err != nil {
+		return nil, err
+	}
+	l, err := newLaunch(d, "dequantize", 256, kernels.DequantizeParams{
+		Layout: ws.layout(tensor), Out: uint64(out.ptr), First: uint64(first), Count: uint64(count),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := start(d, l.grid(ceilDiv(count, 256), 1, 1), d.stream); err != nil {
+		return nil, err
+	}
+	raw, err := d.read(out.ptr, 4*count)
+	if err != nil {
+		return nil, err
+	}
+	return floats(raw), d.release(&out)
+}
+
+// Memory is a copy of all that lies where a tensor does, with what fills it up.
+func Memory(w device.Weights, tensor int) ([]byte, error) {
+	ws := w.(*weights)
+	unbind, err := ws.dev.bind()
+	if err != nil {
+		return nil, err
+	}
+	defer unbind()
+	p := &ws.places[tensor]
+	return ws.dev.read(ws.mem.ptr+driver.Ptr(p.offset), int(p.bytes))
+}
+
+// SetMemory puts what Memory returned back.
+func SetMemory(w device.Weights, tensor int, b []byte) error {
+	ws := w.(*weights)
+	d := ws.dev
+	unbind, err := d.bind()
+	if err != nil {
+		return err
+	}
+	defer unbind()
+	host, err := d.drv.HostAlloc(len(b))
+	if err != nil {
+		return err
+	}
+	copy(host, b)
+	if err := d.drv.CopyToDevice(ws.mem.ptr+driver.Ptr(ws.places[tensor].offset), host, d.stream); err != nil {
+		return err
+	}
+	if err := d.drv.SyncStream(d.stream); err != nil {
+		return err
+	}
+	return d.drv.HostFree(host)
+}
+
+// Locate is the address of a byte of a row.
+func Locate(l *kernels.Layout, row, at int) uint64 { return locate(l, row, at) }
+
+// Located is where a byte of a row of a tensor lies in its Memory.
+func Located(w device.Weights, tensor, row, at int) int {
+	l := w.(*weights).places[tensor].layout(0)
+	l.Base = 0
+	return int(locate(&l, row, at))
+}
+
+// read copies device memory to the Go heap. The context must be bound.
+func (d *Device) read(p driver.Ptr, n int) ([]byte, error) {
+	host, err := d.drv.HostAlloc(n)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.drv.CopyToHost(host, p, d.stream); err != nil {
+		return nil, err
+	}
+	if err := d.drv.SyncStream(d.stream); err != nil {
+		return nil, err
+	}
+	b := bytes.Clone(host)
+	return b, d.drv.HostFree(host)
+}
+
+// contains says whether an error's text has all the words.
+func contains(err error, words ...string) bool {
+	for _, w := range words {
+		if err == nil || !strings.Contains(err.Error(), w) {
+			return false
+		}
+	}
+	return true
+}
