@@ -50,6 +50,15 @@ func fatalError(err error) error {
 	return nil
 }
 
+// Fatal gives err as an ErrFatal if it says that the device cannot be used any more,
+// and otherwise as it is: for what computes on a device without an Engine.
+func Fatal(err error) error {
+	if failure := fatalError(err); failure != nil {
+		return failure
+	}
+	return err
+}
+
 // fatalKind is the one of the three that err is.
 func fatalKind(err error) error {
 	for _, kind := range []error{ErrDeviceFault, ErrDeviceHung, ErrDeviceLost} {

@@ -62,6 +62,27 @@ type piece struct {
 	off, len int
 }
 
+// Weights brings a binding's tensors to the device and proves that they arrived.
+// The caller owns the result. report is as for Read.
+func Weights(ctx context.Context, dev device.Device, b *model.Binding, file io.ReaderAt, report func(Progress)) (device.Weights, error) {
+	w, err := dev.NewWeights(b.Tensors)
+	if err != nil {
+		return nil, err
+	}
+	sources := Sources(b)
+	hashes, err := Read(ctx, file, sources, w, report)
+	if err == nil {
+		err = Verify(ctx, sources, hashes, w)
+	}
+	switch {
+	case errors.Is(err, device.ErrLost): // nothing is called on it any more
+		return nil, err
+	case err != nil:
+		return nil, errors.Join(err, w.Close())
+	}
+	return w, nil
+}
+
 // Read copies every source's bytes to the tensor of the same index of w and
 // returns their hashes. report may be nil; it is called from one goroutine at
 // a time. A cancelled ctx ends the read within one pread.

@@ -20,21 +20,10 @@ func Logprobs(logits []float32, id int32, n int) (chosen Logprob, top []Logprob,
 	if id < 0 || int(id) >= len(logits) {
 		return Logprob{}, nil, fmt.Errorf("token %d is outside the vocabulary of %d", id, len(logits))
 	}
-	largest := negInf
-	for i, logit := range logits {
-		if logit != logit || logit > math.MaxFloat32 {
-			return Logprob{}, nil, fmt.Errorf("%w: %v for token %d", ErrNaN, logit, i)
-		}
-		largest = max(largest, logit)
+	norm, _, err := LogSum(logits)
+	if err != nil {
+		return Logprob{}, nil, err
 	}
-	if largest == negInf {
-		return Logprob{}, nil, ErrNoToken
-	}
-	sum := 0.0
-	for _, logit := range logits {
-		sum += math.Exp(float64(logit) - float64(largest))
-	}
-	norm := float64(largest) + math.Log(sum)
 	of := func(i int32) Logprob { return Logprob{i, float32(float64(logits[i]) - norm)} }
 
 	n = min(max(n, 0), len(logits))
@@ -47,4 +36,28 @@ func Logprobs(logits []float32, id int32, n int) (chosen Logprob, top []Logprob,
 		top = append(top, of(c.id))
 	}
 	return of(id), slices.Clip(top), nil
+}
+
+// LogSum gives the logarithm of the sum of the logits' exponentials, in float64:
+// a token's logit less that is its log-probability. largest is the token with the
+// largest logit, of equal ones the one with the lowest id. ErrNaN as for
+// [Sampler.Sample].
+func LogSum(logits []float32) (sum float64, largest int32, err error) {
+	best, at := negInf, -1
+	for i, logit := range logits {
+		if logit <= best {
+			continue
+		}
+		if logit != logit || logit > math.MaxFloat32 {
+			return 0, -1, fmt.Errorf("%w: %v for token %d", ErrNaN, logit, i)
+		}
+		best, at = logit, i
+	}
+	if at < 0 {
+		return 0, -1, ErrNoToken
+	}
+	for _, logit := range logits {
+		sum += math.Exp(float64(logit) - float64(best))
+	}
+	return float64(best) + math.Log(sum), int32(at), nil
 }

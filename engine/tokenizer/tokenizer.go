@@ -124,6 +124,9 @@ func (t *Tokenizer) VocabSize() int { return len(t.ends) }
 // BOS gives the token that begins a text, if there is one.
 func (t *Tokenizer) BOS() (int32, bool) { return t.bos, t.bos >= 0 }
 
+// AddsBOS says whether the file wants texts to begin with BOS; there is one then.
+func (t *Tokenizer) AddsBOS() bool { return t.addBOS }
+
 // EOS gives the token that ends a text, if there is one.
 func (t *Tokenizer) EOS() (int32, bool) { return t.eos, t.eos >= 0 }
 

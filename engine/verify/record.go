@@ -33,7 +33,7 @@ func (m *measured) onCPU(ctx context.Context, tokens []int32, references ...bool
 		return nil, err
 	}
 	defer loader.Close()
-	w, err := m.load(ctx, loader)
+	w, err := load.Weights(ctx, loader, m.binding, m.o.ModelData, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (m *measured) onCPU(ctx context.Context, tokens []int32, references ...bool
 // on runs the tokens on a device other than the CPU: once as a prompt whose
 // every stage is watched, and once as the device serves.
 func (m *measured) on(ctx context.Context, dev device.Device, tokens []int32) ([]taken, error) {
-	w, err := m.load(ctx, dev)
+	w, err := load.Weights(ctx, dev, m.binding, m.o.ModelData, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -70,23 +70,6 @@ func (m *measured) on(ctx context.Context, dev device.Device, tokens []int32) ([
 		return nil, err
 	}
 	return append(all, last), nil
-}
-
-// load brings the weights to a device and proves that they arrived.
-func (m *measured) load(ctx context.Context, dev device.Device) (device.Weights, error) {
-	w, err := dev.NewWeights(m.binding.Tensors)
-	if err != nil {
-		return nil, err
-	}
-	sources := load.Sources(m.binding)
-	hashes, err := load.Read(ctx, m.o.ModelData, sources, w, nil)
-	if err == nil {
-		err = load.Verify(ctx, sources, hashes, w)
-	}
-	if err != nil {
-		return nil, errors.Join(err, w.Close())
-	}
-	return w, nil
 }
 
 // watch runs the tokens as one prompt and keeps every stage.

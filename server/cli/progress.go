@@ -6,26 +6,37 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// progress is a bar on standard error that counts bytes. Where standard error
-// is not a terminal it shows nothing.
+// progress is a bar on standard error. Where standard error is not a terminal it
+// shows nothing.
 type progress struct {
 	bar   *progressbar.ProgressBar
 	total uint64
 }
 
+// newProgress makes a bar that counts bytes.
 func (a *app) newProgress() *progress {
+	return a.newBar(
+		progressbar.OptionShowBytes(true),
+		progressbar.OptionUseIECUnits(true),
+		progressbar.OptionShowTotalBytes(true),
+	)
+}
+
+// newCounter makes a bar that counts tokens.
+func (a *app) newCounter() *progress {
+	return a.newBar(progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("tokens"))
+}
+
+func (a *app) newBar(more ...progressbar.Option) *progress {
 	p := &progress{}
 	if isTerminal(a.stderr) {
-		p.bar = progressbar.NewOptions64(-1,
+		p.bar = progressbar.NewOptions64(-1, append([]progressbar.Option{
 			progressbar.OptionSetWriter(a.stderr),
-			progressbar.OptionShowBytes(true),
-			progressbar.OptionUseIECUnits(true),
-			progressbar.OptionShowTotalBytes(true),
-			progressbar.OptionThrottle(100*time.Millisecond),
+			progressbar.OptionThrottle(100 * time.Millisecond),
 			progressbar.OptionClearOnFinish(),
 			progressbar.OptionSetWidth(30),
 			progressbar.OptionFullWidth(),
-		)
+		}, more...)...)
 	}
 	return p
 }

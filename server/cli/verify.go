@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kigo/engine"
 	"kigo/engine/gguf"
 	"kigo/engine/verify"
 )
@@ -50,7 +51,7 @@ code is 1 if a stage is off by more than rounding explains.`,
 			}
 			report, err := verify.Run(ctx, o)
 			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
+				return fmt.Errorf("%s: %w", args[0], engine.Fatal(err))
 			}
 			if asJSON {
 				err = a.printVerificationJSON(report)
