@@ -156,6 +156,12 @@ func TestChildServes(*testing.T) {
 	os.Exit(a.run(context.Background(), strings.Fields(os.Getenv("KIGO_TEST_ARGS"))))
 }
 
+// told says whether the child is to break its device.
+func told() bool {
+	_, err := os.Stat(os.Getenv(childBreak))
+	return err == nil
+}
+
 func childEngine(kind string, cfg engine.Config) (*engine.Engine, error) {
 	if kind == "gone at the start" {
 		return nil, fmt.Errorf("engine: %w: no such device", engine.ErrDeviceLost)
@@ -172,7 +178,7 @@ func childEngine(kind string, cfg engine.Config) (*engine.Engine, error) {
 		if call == "Run" {
 			time.Sleep(10 * time.Millisecond) // a request takes a while
 		}
-		if _, err := os.Stat(os.Getenv(childBreak)); err != nil {
+		if !told() {
 			return nil
 		}
 		switch {
