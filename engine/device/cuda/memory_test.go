@@ -214,8 +214,8 @@ func TestLayerAgreesWithTheCPU(t *testing.T) {
 			d := float64(got[i]) - float64(w)
 			diff, size = diff+d*d, size+float64(w)*float64(w)
 		}
-		// Six products in a row, each rounding to 2^-12 at most.
-		if e := math.Sqrt(diff / size); !(e < 2e-3) {
+		// Six products in a row, each rounding to 2^-12 at most: some 3e-4.
+		if e := math.Sqrt(diff / size); !(e < 1e-3) {
 			t.Errorf("%s: logits off by %.1e", f.Name, e)
 		}
 	}
