@@ -131,13 +131,12 @@ func readText(path string) ([]byte, error) {
 
 // runningEstimate is what the progress bar says.
 func runningEstimate(p perplexity.Progress, compared bool) string {
-	text := fmt.Sprintf("chunk %d of %d", min(p.Chunk+1, p.Chunks), p.Chunks)
 	if math.IsNaN(p.Perplexity.Value) { // nothing has been counted yet
-		return text
+		return "predicting"
 	}
-	text += ", perplexity " + plusMinus(p.Perplexity, 4)
+	text := "perplexity " + plusMinus(p.Perplexity, 3)
 	if compared {
-		text += ", KL divergence " + plusMinus(p.KL, 5)
+		text += fmt.Sprintf(", KL %.4f", p.KL.Value)
 	}
 	return text
 }

@@ -53,15 +53,20 @@ func TestProgressAtATerminal(t *testing.T) {
 	folder := t.TempDir()
 	model := filepath.Join(folder, "m.gguf")
 	kigo(t, "", nil, "synth", model, "--shape", "tiny").mustSucceed(t)
+	text := filepath.Join(folder, "text.txt")
+	if err := os.WriteFile(text, []byte(strings.Repeat("An old pond.\n", 10)), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	server := startServer(t, "--model-dir", folder)
 	server.drop()
 	for name, c := range map[string]struct {
 		args []string
 		says []string // at the first look; there may be time for no other
 	}{
-		"load":    {[]string{"load", "m.gguf", "--server", server.grpc}, []string{"parse"}},
-		"convert": {[]string{"convert", model, filepath.Join(folder, "q.gguf"), "--format", "q8_0"}, []string{"converting", "%"}},
-		"synth":   {[]string{"synth", filepath.Join(folder, "s.gguf"), "--shape", "tiny"}, []string{"writing", "%"}},
+		"load":       {[]string{"load", "m.gguf", "--server", server.grpc}, []string{"parse"}},
+		"convert":    {[]string{"convert", model, filepath.Join(folder, "q.gguf"), "--format", "q8_0"}, []string{"converting", "%"}},
+		"synth":      {[]string{"synth", filepath.Join(folder, "s.gguf"), "--shape", "tiny"}, []string{"writing", "%"}},
+		"perplexity": {[]string{"perplexity", model, "--text", text, "--context", "32"}, []string{"loading", "tokens", "%"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			stderr, screen := terminal(t)
