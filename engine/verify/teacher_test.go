@@ -62,7 +62,7 @@ func TestTeacherForced(t *testing.T) {
 			if err := json.Unmarshal(raw, &g); err != nil {
 				t.Fatal(err)
 			}
-			f := newForcer(t, tc.model(t))
+			f := newForcer(t, tc.model(t), "")
 			if long() {
 				f.compare(t, &g, nil, 64)
 			} else {
@@ -108,7 +108,8 @@ type forcer struct {
 
 const forcedRows = 160
 
-func newForcer(t *testing.T, path string) *forcer {
+// newForcer loads a model on the CPU path of that name; empty: the fastest.
+func newForcer(t *testing.T, path, cpuPath string) *forcer {
 	t.Helper()
 	g, file := openPath(t, path)
 	spec, err := model.NewSpec(g)
@@ -119,7 +120,7 @@ func newForcer(t *testing.T, path string) *forcer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev, err := cpu.New(cpu.Config{})
+	dev, err := cpu.New(cpu.Config{Path: cpuPath})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,6 +147,32 @@ func newForcer(t *testing.T, path string) *forcer {
 	}
 	t.Cleanup(func() { x.Close() })
 	return &forcer{exec: x, vocab: spec.Vocab}
+}
+
+// All paths of the CPU give the same bits: what holds of one holds of all.
+func TestPathsGiveTheSameLogits(t *testing.T) {
+	paths := cpu.Paths()
+	for _, name := range []string{"smollm2", "qwen2"} {
+		t.Run(name, func(t *testing.T) {
+			step := &device.Step{Seqs: []device.SeqRows{{Rows: 11, Blocks: []int32{0}}}, Logits: []int{0, 5, 10}}
+			for i := range 11 {
+				step.Tokens = append(step.Tokens, int32(i*i*31+7))
+			}
+			var want []float32
+			for _, path := range paths {
+				f := newForcer(t, filepath.Join("..", "..", "models", models[name]), path)
+				got, err := f.exec.Run(step)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if want == nil {
+					want = slices.Clone(got)
+				} else if !slices.Equal(got, want) {
+					t.Errorf("%s gives other logits than %s", path, paths[0])
+				}
+			}
+		})
+	}
 }
 
 // noise is the margin between the two best logits below which either may win.

@@ -36,6 +36,20 @@ func tileSize(queries int) int {
 	return largestTile
 }
 
+// tiledAttention makes one function of those for the sizes of tiles.
+func tiledAttention(eight, four, one func(*attention)) func(*attention) {
+	return func(a *attention) {
+		switch a.tile {
+		case 8:
+			eight(a)
+		case 4:
+			four(a)
+		default:
+			one(a)
+		}
+	}
+}
+
 // scalarScores is the definition of scores: p = (q·k) * factor, the products
 // added in the order of the elements.
 func scalarScores(a *attention) {

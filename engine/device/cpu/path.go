@@ -21,6 +21,8 @@ type path struct {
 
 	// quantize writes blocks records of 32 values each.
 	quantize func(to *byte, from *float32, blocks int)
+	// integers gives the integers of a record in order; nil where they are.
+	integers func(record *[64]byte) [blockLen]int16
 
 	// product multiplies panels of a matrix with rows of activations.
 	product map[quant.Type]func(*product)

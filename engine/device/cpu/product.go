@@ -23,13 +23,15 @@ import (
 type product struct {
 	weights    *byte
 	panelBytes int
-	panels     int
+	panels     int   // a kernel may count it down
 	x          *byte // records, or float32 values for float formats
 	xRow       int   // bytes from one row to the next
 	rows       int
 	y          *float32
 	yRow       int // bytes from one row to the next
 	cols       int
+
+	scratch [256]float32 // scales and minima of a block of 256 columns
 
 	m      *matrix
 	values *unpacked // scratch of the scalar path
@@ -90,5 +92,30 @@ func (w *worker) multiply(m *matrix, lo, hi int, x *rows, y []float32, width int
 	m.product(p)
 	for r := range x.n {
 		copy(y[r*width:][:hi-lo], w.tail[r*panelRows:])
+	}
+}
+
+// tiled makes a product function of functions for 8, 4, 2 and 1 rows.
+func tiled(eight, four, two, one func(*product)) func(*product) {
+	return func(p *product) {
+		x, y, panels := unsafe.Pointer(p.x), unsafe.Pointer(p.y), p.panels
+		for done := 0; done < p.rows; {
+			p.x, p.y, p.panels = (*byte)(unsafe.Add(x, done*p.xRow)), (*float32)(unsafe.Add(y, done*p.yRow)), panels
+			switch left := p.rows - done; {
+			case left >= 8:
+				eight(p)
+				done += 8
+			case left >= 4:
+				four(p)
+				done += 4
+			case left >= 2:
+				two(p)
+				done += 2
+			default:
+				one(p)
+				done++
+			}
+		}
+		p.x, p.y = (*byte)(x), (*float32)(y)
 	}
 }

@@ -93,3 +93,11 @@ func scalarQuantize(to *byte, from *float32, blocks int) {
 		meta[2], meta[3], meta[4] = uint32(-sums[0]-sums[1]), uint32(-sums[0]), uint32(-sums[1])
 	}
 }
+
+// fromBytes is the order of paths that multiply bytes: 32 high ones, 32 low ones.
+func fromBytes(record *[64]byte) (q [blockLen]int16) {
+	for i := range q {
+		q[i] = 256*int16(int8(record[i])) + int16(int8(record[32+i]))
+	}
+	return q
+}

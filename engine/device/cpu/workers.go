@@ -50,12 +50,16 @@ type worker struct {
 	reference referenceScratch
 }
 
+func newWorker() *worker {
+	k := &worker{wake: make(chan struct{}, 1)}
+	k.product.values = &k.unpacked
+	return k
+}
+
 func startWorkers(n int) *workers {
 	w := &workers{}
 	for range n {
-		k := &worker{wake: make(chan struct{}, 1)}
-		k.product.values = &k.unpacked
-		w.all = append(w.all, k)
+		w.all = append(w.all, newWorker())
 	}
 	for _, k := range w.all[1:] {
 		w.alive.Go(func() { w.serve(k) })
