@@ -106,10 +106,13 @@ type forcer struct {
 	vocab int
 }
 
-const forcedRows = 160
+const (
+	forcedRows   = 160 // of a step, and tokens of a KV block
+	forcedBlocks = 4
+)
 
 // newForcer loads a model on the CPU path of that name; empty: the fastest.
-func newForcer(t *testing.T, path, cpuPath string) *forcer {
+func newForcer(t testing.TB, path, cpuPath string) *forcer {
 	t.Helper()
 	g, file := openPath(t, path)
 	spec, err := model.NewSpec(g)
@@ -136,7 +139,7 @@ func newForcer(t *testing.T, path, cpuPath string) *forcer {
 	p := model.Record(spec, b)
 	shape := p.Cache
 	shape.BlockSize = forcedRows
-	c, err := dev.NewCache(shape, 1)
+	c, err := dev.NewCache(shape, 8*forcedBlocks)
 	if err != nil {
 		t.Fatal(err)
 	}

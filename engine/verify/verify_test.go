@@ -18,7 +18,7 @@ func open(t *testing.T, path ...string) (*gguf.File, *os.File) {
 	return openPath(t, filepath.Join(append([]string{"..", ".."}, path...)...))
 }
 
-func openPath(t *testing.T, path string) (*gguf.File, *os.File) {
+func openPath(t testing.TB, path string) (*gguf.File, *os.File) {
 	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {

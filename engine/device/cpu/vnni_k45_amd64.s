@@ -143,7 +143,7 @@ GLOBL masks<>(SB), RODATA|NOPTR, $12
 	VPANDD Z28, Z24, Z24; \
 	DOT(Z24, 28)
 
-#define Q4_K(EACH, DOT) \
+#define Q4_K(BEGIN, EACH, DOT, FETCH) \
 	BEGIN; \
 panel: \
 	PANEL; \
@@ -154,6 +154,7 @@ super: \
 	SCALES; \
 	MOVQ $4, CX; \
 pair: \
+	FETCH(576); \
 	EACH(ZERO); \
 	LOWNIBBLES(DOT); \
 	ENDGROUP(EACH); \
@@ -172,19 +173,19 @@ pair: \
 
 // func vnniQ4_Kx8(p *product)
 TEXT ·vnniQ4_Kx8(SB), NOSPLIT, $0-8
-	Q4_K(EACH8, DOT8)
+	Q4_K(BEGIN, EACH8, DOT8, NOFETCH)
 
 // func vnniQ4_Kx4(p *product)
 TEXT ·vnniQ4_Kx4(SB), NOSPLIT, $0-8
-	Q4_K(EACH4, DOT4)
+	Q4_K(BEGINFETCH, EACH4, DOT4, FETCH9)
 
 // func vnniQ4_Kx2(p *product)
 TEXT ·vnniQ4_Kx2(SB), NOSPLIT, $0-8
-	Q4_K(EACH2, DOT2)
+	Q4_K(BEGINFETCH, EACH2, DOT2, FETCH9)
 
 // func vnniQ4_Kx1(p *product)
 TEXT ·vnniQ4_Kx1(SB), NOSPLIT, $0-8
-	Q4_K(EACH1, DOT1)
+	Q4_K(BEGINFETCH, EACH1, DOT1, FETCH9)
 
 // FIFTH adds to the nibbles in Z24 their fifth bits: bit g of the byte is that
 // of group g. It is rotated to bit 4 (Z31: 4-g in every word) and cut out (Z30:
@@ -271,7 +272,7 @@ TEXT ·vnniQ4_Kx1(SB), NOSPLIT, $0-8
 	VPTERNLOGD $0xff, Z29, Z29, Z29; \
 	VPADDD Z29, Z31, Z31
 
-#define Q5_K(EACH, DOT) \
+#define Q5_K(BEGIN, EACH, DOT, FETCH) \
 	BEGIN; \
 panel: \
 	PANEL; \
@@ -284,6 +285,7 @@ super: \
 	BITS; \
 	MOVQ $4, CX; \
 pair: \
+	FETCH(704); \
 	EACH(ZERO); \
 	LOWFIVES(DOT); \
 	ENDGROUP(EACH); \
@@ -304,16 +306,16 @@ pair: \
 
 // func vnniQ5_Kx8(p *product)
 TEXT ·vnniQ5_Kx8(SB), NOSPLIT, $0-8
-	Q5_K(EACH8, DOT8)
+	Q5_K(BEGIN, EACH8, DOT8, NOFETCH)
 
 // func vnniQ5_Kx4(p *product)
 TEXT ·vnniQ5_Kx4(SB), NOSPLIT, $0-8
-	Q5_K(EACH4, DOT4)
+	Q5_K(BEGINFETCH, EACH4, DOT4, FETCH11)
 
 // func vnniQ5_Kx2(p *product)
 TEXT ·vnniQ5_Kx2(SB), NOSPLIT, $0-8
-	Q5_K(EACH2, DOT2)
+	Q5_K(BEGINFETCH, EACH2, DOT2, FETCH11)
 
 // func vnniQ5_Kx1(p *product)
 TEXT ·vnniQ5_Kx1(SB), NOSPLIT, $0-8
-	Q5_K(EACH1, DOT1)
+	Q5_K(BEGINFETCH, EACH1, DOT1, FETCH11)

@@ -83,7 +83,8 @@
 	VPTERNLOGD $0xf8, Z30, Z25, Z24
 
 // 32 columns are two groups.
-#define SIXES(EACH, DOT, SIX) \
+#define SIXES(EACH, DOT, SIX, FETCH) \
+	FETCH(420); \
 	EACH(BIASEDFIRST); \
 	SIX(0, 0); \
 	DOT(Z24, 0); \
@@ -109,7 +110,7 @@
 	ADDQ $84, SI; \
 	ADDQ $128, R15
 
-#define Q6_K(EACH, DOT) \
+#define Q6_K(BEGIN, EACH, DOT, FETCH) \
 	BEGIN; \
 	MOVL $0x30303030, R11; \
 	VPBROADCASTD R11, Z30; \
@@ -125,10 +126,10 @@ super: \
 	SCALES; \
 	MOVQ $2, BX; \
 half: \
-	SIXES(EACH, DOT, SIX0); \
-	SIXES(EACH, DOT, SIX1); \
-	SIXES(EACH, DOT, SIX2); \
-	SIXES(EACH, DOT, SIX3); \
+	SIXES(EACH, DOT, SIX0, FETCH); \
+	SIXES(EACH, DOT, SIX1, FETCH); \
+	SIXES(EACH, DOT, SIX2, FETCH); \
+	SIXES(EACH, DOT, SIX3, FETCH); \
 	ADDQ $1024, DI; \
 	ADDQ $512, CX; \
 	DECQ BX; \
@@ -142,16 +143,16 @@ half: \
 
 // func vnniQ6_Kx8(p *product)
 TEXT ·vnniQ6_Kx8(SB), NOSPLIT, $0-8
-	Q6_K(EACH8, DOT8)
+	Q6_K(BEGIN, EACH8, DOT8, NOFETCH)
 
 // func vnniQ6_Kx4(p *product)
 TEXT ·vnniQ6_Kx4(SB), NOSPLIT, $0-8
-	Q6_K(EACH4, DOT4)
+	Q6_K(BEGINFETCH, EACH4, DOT4, FETCH7)
 
 // func vnniQ6_Kx2(p *product)
 TEXT ·vnniQ6_Kx2(SB), NOSPLIT, $0-8
-	Q6_K(EACH2, DOT2)
+	Q6_K(BEGINFETCH, EACH2, DOT2, FETCH7)
 
 // func vnniQ6_Kx1(p *product)
 TEXT ·vnniQ6_Kx1(SB), NOSPLIT, $0-8
-	Q6_K(EACH1, DOT1)
+	Q6_K(BEGINFETCH, EACH1, DOT1, FETCH7)
