@@ -36,16 +36,24 @@ func tileSize(queries int) int {
 	return largestTile
 }
 
-// tiledAttention makes one function of those for the sizes of tiles.
-func tiledAttention(eight, four, one func(*attention)) func(*attention) {
+// tiledAttention makes a function for all tiles of functions for 1, 4 and 8
+// queries; without the last the second serves twice.
+func tiledAttention(one, four, eight func(*attention)) func(*attention) {
 	return func(a *attention) {
-		switch a.tile {
-		case 8:
-			eight(a)
-		case 4:
-			four(a)
-		default:
+		switch {
+		case a.tile == 1:
 			one(a)
+		case a.tile == 4:
+			four(a)
+		case eight != nil:
+			eight(a)
+		default:
+			second := *a
+			second.q = (*float32)(unsafe.Add(unsafe.Pointer(a.q), 4*4*a.dim))
+			second.p = (*float32)(unsafe.Add(unsafe.Pointer(a.p), 4*a.pRow))
+			second.out = (*float32)(unsafe.Add(unsafe.Pointer(a.out), 4*4*a.dim))
+			four(a)
+			four(&second)
 		}
 	}
 }

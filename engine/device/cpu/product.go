@@ -95,26 +95,18 @@ func (w *worker) multiply(m *matrix, lo, hi int, x *rows, y []float32, width int
 	}
 }
 
-// tiled makes a product function of functions for 8, 4, 2 and 1 rows.
-func tiled(eight, four, two, one func(*product)) func(*product) {
+// tiled makes a product function of functions for 1, 2, 4, … rows.
+func tiled(kernels ...func(*product)) func(*product) {
 	return func(p *product) {
 		x, y, panels := unsafe.Pointer(p.x), unsafe.Pointer(p.y), p.panels
-		for done := 0; done < p.rows; {
-			p.x, p.y, p.panels = (*byte)(unsafe.Add(x, done*p.xRow)), (*float32)(unsafe.Add(y, done*p.yRow)), panels
-			switch left := p.rows - done; {
-			case left >= 8:
-				eight(p)
-				done += 8
-			case left >= 4:
-				four(p)
-				done += 4
-			case left >= 2:
-				two(p)
-				done += 2
-			default:
-				one(p)
-				done++
+		for done, k := 0, len(kernels)-1; done < p.rows; {
+			if done+1<<k > p.rows {
+				k--
+				continue
 			}
+			p.x, p.y, p.panels = (*byte)(unsafe.Add(x, done*p.xRow)), (*float32)(unsafe.Add(y, done*p.yRow)), panels
+			kernels[k](p)
+			done += 1 << k
 		}
 		p.x, p.y = (*byte)(x), (*float32)(y)
 	}

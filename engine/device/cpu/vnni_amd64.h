@@ -31,65 +31,13 @@
 	MOVL $0x0f0f0f0f, R11; \
 	VPBROADCASTD R11, Z28
 
-// BEGINFETCH is BEGIN for kernels that have FETCH.
+// BEGINFETCH is BEGIN for kernels that have FETCH; that of 8 rows has no register
+// for it.
 #define BEGINFETCH \
 	BEGIN; \
 	MOVQ R14, R9
 
-// FETCHn asks for n cache lines, the STEP bytes that will be wanted AHEAD bytes
-// from now. The planes of a panel are several streams, too short for the
-// processor to foresee; together all panels are one long one, at R9. Kernels of
-// few rows wait for memory; that of 8 rows does not, and has no register left.
-#define AHEAD 6144
-#define FETCH5(STEP) \
-	PREFETCHT0 AHEAD(R9); \
-	PREFETCHT0 AHEAD+64(R9); \
-	PREFETCHT0 AHEAD+128(R9); \
-	PREFETCHT0 AHEAD+192(R9); \
-	PREFETCHT0 AHEAD+256(R9); \
-	ADDQ $STEP, R9
-#define FETCH6(STEP) \
-	PREFETCHT0 AHEAD(R9); \
-	PREFETCHT0 AHEAD+64(R9); \
-	PREFETCHT0 AHEAD+128(R9); \
-	PREFETCHT0 AHEAD+192(R9); \
-	PREFETCHT0 AHEAD+256(R9); \
-	PREFETCHT0 AHEAD+320(R9); \
-	ADDQ $STEP, R9
-#define FETCH7(STEP) \
-	PREFETCHT0 AHEAD(R9); \
-	PREFETCHT0 AHEAD+64(R9); \
-	PREFETCHT0 AHEAD+128(R9); \
-	PREFETCHT0 AHEAD+192(R9); \
-	PREFETCHT0 AHEAD+256(R9); \
-	PREFETCHT0 AHEAD+320(R9); \
-	PREFETCHT0 AHEAD+384(R9); \
-	ADDQ $STEP, R9
-#define FETCH9(STEP) \
-	PREFETCHT0 AHEAD(R9); \
-	PREFETCHT0 AHEAD+64(R9); \
-	PREFETCHT0 AHEAD+128(R9); \
-	PREFETCHT0 AHEAD+192(R9); \
-	PREFETCHT0 AHEAD+256(R9); \
-	PREFETCHT0 AHEAD+320(R9); \
-	PREFETCHT0 AHEAD+384(R9); \
-	PREFETCHT0 AHEAD+448(R9); \
-	PREFETCHT0 AHEAD+512(R9); \
-	ADDQ $STEP, R9
-#define FETCH11(STEP) \
-	PREFETCHT0 AHEAD(R9); \
-	PREFETCHT0 AHEAD+64(R9); \
-	PREFETCHT0 AHEAD+128(R9); \
-	PREFETCHT0 AHEAD+192(R9); \
-	PREFETCHT0 AHEAD+256(R9); \
-	PREFETCHT0 AHEAD+320(R9); \
-	PREFETCHT0 AHEAD+384(R9); \
-	PREFETCHT0 AHEAD+448(R9); \
-	PREFETCHT0 AHEAD+512(R9); \
-	PREFETCHT0 AHEAD+576(R9); \
-	PREFETCHT0 AHEAD+640(R9); \
-	ADDQ $STEP, R9
-#define NOFETCH(STEP)
+#include "fetch_amd64.h"
 
 // PANEL begins a panel: R11 is the number of columns.
 #define PANEL \
