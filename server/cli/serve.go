@@ -72,6 +72,8 @@ func serve(ctx context.Context, o *serveOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
+	d := e.Status().Device
+	o.server.Log.Info().Str("kind", d.Kind).Str("name", d.Name).Int("threads", d.Threads).Msg("device")
 	s, err := server.New(o.server, e)
 	if err != nil {
 		return err

@@ -20,6 +20,7 @@
 //	Y10-Y12  what is at hand
 //	Y13-Y15  whatever a format needs
 
+#define CURSOR R9
 #include "fetch_amd64.h"
 
 // BEGIN takes the arguments.

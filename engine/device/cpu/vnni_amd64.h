@@ -5,11 +5,12 @@
 //	AX       *product
 //	SI       the block's record in the first row of activations
 //	DX       bytes from one row of activations to the next
-//	R8 R9 R10 3, 5, 7 times that; R9 is the place of FETCH where there are at most 4 rows
+//	R8 R9 R10 3, 5, 7 times that
 //	R14      panel of weights
 //	BX CX R15 DI  planes of the panel, the quants in DI
 //	R11      blocks left
-//	R12 R13  results of the first row; bytes from one row of results to the next
+//	R12      results of the first row
+//	R13      the place of FETCH
 //	Z0-Z7    by row: sums of weights times high bytes of activations
 //	Z8-Z15   by row: the same with low bytes
 //	Z16-Z23  by row: the float sums
@@ -27,16 +28,11 @@
 	LEAQ (DX)(DX*4), R9; \
 	LEAQ (R8)(DX*4), R10; \
 	MOVQ product_y(AX), R12; \
-	MOVQ product_yRow(AX), R13; \
+	MOVQ R14, R13; \
 	MOVL $0x0f0f0f0f, R11; \
 	VPBROADCASTD R11, Z28
 
-// BEGINFETCH is BEGIN for kernels that have FETCH; that of 8 rows has no register
-// for it.
-#define BEGINFETCH \
-	BEGIN; \
-	MOVQ R14, R9
-
+#define CURSOR R13
 #include "fetch_amd64.h"
 
 // PANEL begins a panel: R11 is the number of columns.
@@ -138,7 +134,13 @@
 	VADDPS L, H, H; \
 	VADDPS H, Y, Y
 
-// STORE ends a panel; BX is the place of the row's results.
+// STORE is what ENDPANEL does for every row.
 #define STORE(H, L, Y, RECORD) \
 	VMOVUPS Y, (BX); \
-	ADDQ R13, BX
+	ADDQ CX, BX
+
+// ENDPANEL stores the results of a panel.
+#define ENDPANEL(EACH) \
+	MOVQ R12, BX; \
+	MOVQ product_yRow(AX), CX; \
+	EACH(STORE)

@@ -48,8 +48,7 @@ column: \
 	EACH(ENDSUM); \
 	TESTQ R11, R11; \
 	JNZ  block; \
-	MOVQ R12, BX; \
-	EACH(STORE); \
+	ENDPANEL(EACH); \
 	NEXTPANEL(panel); \
 	RET
 

@@ -143,7 +143,7 @@ GLOBL masks<>(SB), RODATA|NOPTR, $12
 	VPANDD Z28, Z24, Z24; \
 	DOT(Z24, 28)
 
-#define Q4_K(BEGIN, EACH, DOT, FETCH) \
+#define Q4_K(EACH, DOT) \
 	BEGIN; \
 panel: \
 	PANEL; \
@@ -154,7 +154,7 @@ super: \
 	SCALES; \
 	MOVQ $4, CX; \
 pair: \
-	FETCH(576); \
+	FETCH9(576); \
 	EACH(ZERO); \
 	LOWNIBBLES(DOT); \
 	ENDGROUP(EACH); \
@@ -166,26 +166,25 @@ pair: \
 	JNZ  pair; \
 	SUBQ $256, R11; \
 	JNZ  super; \
-	MOVQ R12, BX; \
-	EACH(STORE); \
+	ENDPANEL(EACH); \
 	NEXTPANEL(panel); \
 	RET
 
 // func vnniQ4_Kx8(p *product)
 TEXT ·vnniQ4_Kx8(SB), NOSPLIT, $0-8
-	Q4_K(BEGIN, EACH8, DOT8, NOFETCH)
+	Q4_K(EACH8, DOT8)
 
 // func vnniQ4_Kx4(p *product)
 TEXT ·vnniQ4_Kx4(SB), NOSPLIT, $0-8
-	Q4_K(BEGINFETCH, EACH4, DOT4, FETCH9)
+	Q4_K(EACH4, DOT4)
 
 // func vnniQ4_Kx2(p *product)
 TEXT ·vnniQ4_Kx2(SB), NOSPLIT, $0-8
-	Q4_K(BEGINFETCH, EACH2, DOT2, FETCH9)
+	Q4_K(EACH2, DOT2)
 
 // func vnniQ4_Kx1(p *product)
 TEXT ·vnniQ4_Kx1(SB), NOSPLIT, $0-8
-	Q4_K(BEGINFETCH, EACH1, DOT1, FETCH9)
+	Q4_K(EACH1, DOT1)
 
 // FIFTH adds to the nibbles in Z24 their fifth bits: bit g of the byte is that
 // of group g. It is rotated to bit 4 (Z31: 4-g in every word) and cut out (Z30:
@@ -272,7 +271,7 @@ TEXT ·vnniQ4_Kx1(SB), NOSPLIT, $0-8
 	VPTERNLOGD $0xff, Z29, Z29, Z29; \
 	VPADDD Z29, Z31, Z31
 
-#define Q5_K(BEGIN, EACH, DOT, FETCH) \
+#define Q5_K(EACH, DOT) \
 	BEGIN; \
 panel: \
 	PANEL; \
@@ -285,7 +284,7 @@ super: \
 	BITS; \
 	MOVQ $4, CX; \
 pair: \
-	FETCH(704); \
+	FETCH11(704); \
 	EACH(ZERO); \
 	LOWFIVES(DOT); \
 	ENDGROUP(EACH); \
@@ -299,23 +298,22 @@ pair: \
 	JNZ  pair; \
 	SUBQ $256, R11; \
 	JNZ  super; \
-	MOVQ R12, BX; \
-	EACH(STORE); \
+	ENDPANEL(EACH); \
 	NEXTPANEL(panel); \
 	RET
 
 // func vnniQ5_Kx8(p *product)
 TEXT ·vnniQ5_Kx8(SB), NOSPLIT, $0-8
-	Q5_K(BEGIN, EACH8, DOT8, NOFETCH)
+	Q5_K(EACH8, DOT8)
 
 // func vnniQ5_Kx4(p *product)
 TEXT ·vnniQ5_Kx4(SB), NOSPLIT, $0-8
-	Q5_K(BEGINFETCH, EACH4, DOT4, FETCH11)
+	Q5_K(EACH4, DOT4)
 
 // func vnniQ5_Kx2(p *product)
 TEXT ·vnniQ5_Kx2(SB), NOSPLIT, $0-8
-	Q5_K(BEGINFETCH, EACH2, DOT2, FETCH11)
+	Q5_K(EACH2, DOT2)
 
 // func vnniQ5_Kx1(p *product)
 TEXT ·vnniQ5_Kx1(SB), NOSPLIT, $0-8
-	Q5_K(BEGINFETCH, EACH1, DOT1, FETCH11)
+	Q5_K(EACH1, DOT1)

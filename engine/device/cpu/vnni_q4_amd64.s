@@ -36,7 +36,7 @@
 	VPSLLD $3, L, L
 
 // Planes: d in BX, quants in DI.
-#define Q4_0(BEGIN, EACH, DOT, FETCH) \
+#define Q4_0(EACH, DOT) \
 	BEGIN; \
 panel: \
 	PANEL; \
@@ -44,7 +44,7 @@ panel: \
 	LEAQ (R14)(R11*1), DI; \
 	EACH(CLEAR); \
 block: \
-	FETCH(288); \
+	FETCH5(288); \
 	EACH(BIASED8); \
 	NIBBLES(DOT); \
 	VCVTPH2PS (BX), Z26; \
@@ -54,13 +54,12 @@ block: \
 	ADDQ $256, DI; \
 	SUBQ $32, R11; \
 	JNZ  block; \
-	MOVQ R12, BX; \
-	EACH(STORE); \
+	ENDPANEL(EACH); \
 	NEXTPANEL(panel); \
 	RET
 
 // Planes: d in BX, m in CX, quants in DI.
-#define Q4_1(BEGIN, EACH, DOT, FETCH) \
+#define Q4_1(EACH, DOT) \
 	BEGIN; \
 panel: \
 	PANEL; \
@@ -69,7 +68,7 @@ panel: \
 	LEAQ (R14)(R11*2), DI; \
 	EACH(CLEAR); \
 block: \
-	FETCH(320); \
+	FETCH5(320); \
 	EACH(ZERO); \
 	NIBBLES(DOT); \
 	VCVTPH2PS (BX), Z26; \
@@ -81,39 +80,38 @@ block: \
 	ADDQ $256, DI; \
 	SUBQ $32, R11; \
 	JNZ  block; \
-	MOVQ R12, BX; \
-	EACH(STORE); \
+	ENDPANEL(EACH); \
 	NEXTPANEL(panel); \
 	RET
 
 // func vnniQ4_0x8(p *product)
 TEXT ·vnniQ4_0x8(SB), NOSPLIT, $0-8
-	Q4_0(BEGIN, EACH8, DOT8, NOFETCH)
+	Q4_0(EACH8, DOT8)
 
 // func vnniQ4_0x4(p *product)
 TEXT ·vnniQ4_0x4(SB), NOSPLIT, $0-8
-	Q4_0(BEGINFETCH, EACH4, DOT4, FETCH5)
+	Q4_0(EACH4, DOT4)
 
 // func vnniQ4_0x2(p *product)
 TEXT ·vnniQ4_0x2(SB), NOSPLIT, $0-8
-	Q4_0(BEGINFETCH, EACH2, DOT2, FETCH5)
+	Q4_0(EACH2, DOT2)
 
 // func vnniQ4_0x1(p *product)
 TEXT ·vnniQ4_0x1(SB), NOSPLIT, $0-8
-	Q4_0(BEGINFETCH, EACH1, DOT1, FETCH5)
+	Q4_0(EACH1, DOT1)
 
 // func vnniQ4_1x8(p *product)
 TEXT ·vnniQ4_1x8(SB), NOSPLIT, $0-8
-	Q4_1(BEGIN, EACH8, DOT8, NOFETCH)
+	Q4_1(EACH8, DOT8)
 
 // func vnniQ4_1x4(p *product)
 TEXT ·vnniQ4_1x4(SB), NOSPLIT, $0-8
-	Q4_1(BEGINFETCH, EACH4, DOT4, FETCH5)
+	Q4_1(EACH4, DOT4)
 
 // func vnniQ4_1x2(p *product)
 TEXT ·vnniQ4_1x2(SB), NOSPLIT, $0-8
-	Q4_1(BEGINFETCH, EACH2, DOT2, FETCH5)
+	Q4_1(EACH2, DOT2)
 
 // func vnniQ4_1x1(p *product)
 TEXT ·vnniQ4_1x1(SB), NOSPLIT, $0-8
-	Q4_1(BEGINFETCH, EACH1, DOT1, FETCH5)
+	Q4_1(EACH1, DOT1)

@@ -65,7 +65,7 @@ GLOBL fifths<>(SB), RODATA|NOPTR, $64
 	VPSLLD $4, L, L
 
 // Planes: d in BX, fifth bits in CX, quants in DI.
-#define Q5_0(BEGIN, EACH, DOT, FETCH) \
+#define Q5_0(EACH, DOT) \
 	BEGIN; \
 	MOVL $0x10101010, R11; \
 	VPBROADCASTD R11, Z30; \
@@ -76,7 +76,7 @@ panel: \
 	LEAQ (CX)(R11*2), DI; \
 	EACH(CLEAR); \
 block: \
-	FETCH(352); \
+	FETCH6(352); \
 	EACH(BIASED16); \
 	VMOVDQU64 (CX), Z31; \
 	FIVES(DOT); \
@@ -88,13 +88,12 @@ block: \
 	ADDQ $256, DI; \
 	SUBQ $32, R11; \
 	JNZ  block; \
-	MOVQ R12, BX; \
-	EACH(STORE); \
+	ENDPANEL(EACH); \
 	NEXTPANEL(panel); \
 	RET
 
 // Planes: d in BX, m in R15, fifth bits in CX, quants in DI.
-#define Q5_1(BEGIN, EACH, DOT, FETCH) \
+#define Q5_1(EACH, DOT) \
 	BEGIN; \
 	MOVL $0x10101010, R11; \
 	VPBROADCASTD R11, Z30; \
@@ -106,7 +105,7 @@ panel: \
 	LEAQ (CX)(R11*2), DI; \
 	EACH(CLEAR); \
 block: \
-	FETCH(384); \
+	FETCH6(384); \
 	EACH(ZERO); \
 	VMOVDQU64 (CX), Z31; \
 	FIVES(DOT); \
@@ -120,39 +119,38 @@ block: \
 	ADDQ $256, DI; \
 	SUBQ $32, R11; \
 	JNZ  block; \
-	MOVQ R12, BX; \
-	EACH(STORE); \
+	ENDPANEL(EACH); \
 	NEXTPANEL(panel); \
 	RET
 
 // func vnniQ5_0x8(p *product)
 TEXT ·vnniQ5_0x8(SB), NOSPLIT, $0-8
-	Q5_0(BEGIN, EACH8, DOT8, NOFETCH)
+	Q5_0(EACH8, DOT8)
 
 // func vnniQ5_0x4(p *product)
 TEXT ·vnniQ5_0x4(SB), NOSPLIT, $0-8
-	Q5_0(BEGINFETCH, EACH4, DOT4, FETCH6)
+	Q5_0(EACH4, DOT4)
 
 // func vnniQ5_0x2(p *product)
 TEXT ·vnniQ5_0x2(SB), NOSPLIT, $0-8
-	Q5_0(BEGINFETCH, EACH2, DOT2, FETCH6)
+	Q5_0(EACH2, DOT2)
 
 // func vnniQ5_0x1(p *product)
 TEXT ·vnniQ5_0x1(SB), NOSPLIT, $0-8
-	Q5_0(BEGINFETCH, EACH1, DOT1, FETCH6)
+	Q5_0(EACH1, DOT1)
 
 // func vnniQ5_1x8(p *product)
 TEXT ·vnniQ5_1x8(SB), NOSPLIT, $0-8
-	Q5_1(BEGIN, EACH8, DOT8, NOFETCH)
+	Q5_1(EACH8, DOT8)
 
 // func vnniQ5_1x4(p *product)
 TEXT ·vnniQ5_1x4(SB), NOSPLIT, $0-8
-	Q5_1(BEGINFETCH, EACH4, DOT4, FETCH6)
+	Q5_1(EACH4, DOT4)
 
 // func vnniQ5_1x2(p *product)
 TEXT ·vnniQ5_1x2(SB), NOSPLIT, $0-8
-	Q5_1(BEGINFETCH, EACH2, DOT2, FETCH6)
+	Q5_1(EACH2, DOT2)
 
 // func vnniQ5_1x1(p *product)
 TEXT ·vnniQ5_1x1(SB), NOSPLIT, $0-8
-	Q5_1(BEGINFETCH, EACH1, DOT1, FETCH6)
+	Q5_1(EACH1, DOT1)

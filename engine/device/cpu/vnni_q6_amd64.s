@@ -83,8 +83,8 @@
 	VPTERNLOGD $0xf8, Z30, Z25, Z24
 
 // 32 columns are two groups.
-#define SIXES(EACH, DOT, SIX, FETCH) \
-	FETCH(420); \
+#define SIXES(EACH, DOT, SIX) \
+	FETCH7(420); \
 	EACH(BIASEDFIRST); \
 	SIX(0, 0); \
 	DOT(Z24, 0); \
@@ -110,7 +110,7 @@
 	ADDQ $84, SI; \
 	ADDQ $128, R15
 
-#define Q6_K(BEGIN, EACH, DOT, FETCH) \
+#define Q6_K(EACH, DOT) \
 	BEGIN; \
 	MOVL $0x30303030, R11; \
 	VPBROADCASTD R11, Z30; \
@@ -126,33 +126,32 @@ super: \
 	SCALES; \
 	MOVQ $2, BX; \
 half: \
-	SIXES(EACH, DOT, SIX0, FETCH); \
-	SIXES(EACH, DOT, SIX1, FETCH); \
-	SIXES(EACH, DOT, SIX2, FETCH); \
-	SIXES(EACH, DOT, SIX3, FETCH); \
+	SIXES(EACH, DOT, SIX0); \
+	SIXES(EACH, DOT, SIX1); \
+	SIXES(EACH, DOT, SIX2); \
+	SIXES(EACH, DOT, SIX3); \
 	ADDQ $1024, DI; \
 	ADDQ $512, CX; \
 	DECQ BX; \
 	JNZ  half; \
 	SUBQ $256, R11; \
 	JNZ  super; \
-	MOVQ R12, BX; \
-	EACH(STORE); \
+	ENDPANEL(EACH); \
 	NEXTPANEL(panel); \
 	RET
 
 // func vnniQ6_Kx8(p *product)
 TEXT ·vnniQ6_Kx8(SB), NOSPLIT, $0-8
-	Q6_K(BEGIN, EACH8, DOT8, NOFETCH)
+	Q6_K(EACH8, DOT8)
 
 // func vnniQ6_Kx4(p *product)
 TEXT ·vnniQ6_Kx4(SB), NOSPLIT, $0-8
-	Q6_K(BEGINFETCH, EACH4, DOT4, FETCH7)
+	Q6_K(EACH4, DOT4)
 
 // func vnniQ6_Kx2(p *product)
 TEXT ·vnniQ6_Kx2(SB), NOSPLIT, $0-8
-	Q6_K(BEGINFETCH, EACH2, DOT2, FETCH7)
+	Q6_K(EACH2, DOT2)
 
 // func vnniQ6_Kx1(p *product)
 TEXT ·vnniQ6_Kx1(SB), NOSPLIT, $0-8
-	Q6_K(BEGINFETCH, EACH1, DOT1, FETCH7)
+	Q6_K(EACH1, DOT1)

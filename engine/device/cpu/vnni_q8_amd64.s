@@ -29,7 +29,7 @@
 	VPSLLD $7, L, L
 
 // Planes: d in BX, quants in DI.
-#define Q8_0(BEGIN, EACH, DOT, FETCH) \
+#define Q8_0(EACH, DOT) \
 	BEGIN; \
 	MOVL $0x80808080, R11; \
 	VPBROADCASTD R11, Z28; \
@@ -39,7 +39,7 @@ panel: \
 	LEAQ (R14)(R11*1), DI; \
 	EACH(CLEAR); \
 block: \
-	FETCH(544); \
+	FETCH9(544); \
 	EACH(BIASED128); \
 	BYTES(DOT); \
 	VCVTPH2PS (BX), Z26; \
@@ -49,23 +49,22 @@ block: \
 	ADDQ $512, DI; \
 	SUBQ $32, R11; \
 	JNZ  block; \
-	MOVQ R12, BX; \
-	EACH(STORE); \
+	ENDPANEL(EACH); \
 	NEXTPANEL(panel); \
 	RET
 
 // func vnniQ8_0x8(p *product)
 TEXT ·vnniQ8_0x8(SB), NOSPLIT, $0-8
-	Q8_0(BEGIN, EACH8, DOT8, NOFETCH)
+	Q8_0(EACH8, DOT8)
 
 // func vnniQ8_0x4(p *product)
 TEXT ·vnniQ8_0x4(SB), NOSPLIT, $0-8
-	Q8_0(BEGINFETCH, EACH4, DOT4, FETCH9)
+	Q8_0(EACH4, DOT4)
 
 // func vnniQ8_0x2(p *product)
 TEXT ·vnniQ8_0x2(SB), NOSPLIT, $0-8
-	Q8_0(BEGINFETCH, EACH2, DOT2, FETCH9)
+	Q8_0(EACH2, DOT2)
 
 // func vnniQ8_0x1(p *product)
 TEXT ·vnniQ8_0x1(SB), NOSPLIT, $0-8
-	Q8_0(BEGINFETCH, EACH1, DOT1, FETCH9)
+	Q8_0(EACH1, DOT1)
