@@ -48,12 +48,13 @@ func tiledAttention(one, four, eight func(*attention)) func(*attention) {
 		case eight != nil:
 			eight(a)
 		default:
-			second := *a
-			second.q = (*float32)(unsafe.Add(unsafe.Pointer(a.q), 4*4*a.dim))
-			second.p = (*float32)(unsafe.Add(unsafe.Pointer(a.p), 4*a.pRow))
-			second.out = (*float32)(unsafe.Add(unsafe.Pointer(a.out), 4*4*a.dim))
+			q, p, out := a.q, a.p, a.out
 			four(a)
-			four(&second)
+			a.q = (*float32)(unsafe.Add(unsafe.Pointer(q), 4*4*a.dim))
+			a.p = (*float32)(unsafe.Add(unsafe.Pointer(p), 4*a.pRow))
+			a.out = (*float32)(unsafe.Add(unsafe.Pointer(out), 4*4*a.dim))
+			four(a)
+			a.q, a.p, a.out = q, p, out
 		}
 	}
 }

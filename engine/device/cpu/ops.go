@@ -27,13 +27,13 @@ type normalizing struct {
 	quantized bool
 }
 
-func (t *normalizing) do(_ *worker, lo, hi int) {
+func (t *normalizing) do(w *worker, lo, hi int) {
 	a, p := &t.x.normed, t.x.dev.path
 	for r := lo; r < hi; r++ {
 		row := a.row(r)
 		if t.norm != nil {
 			src := t.in[r*a.width : (r+1)*a.width]
-			mean := p.sumSquares(src) / float64(a.width)
+			mean := p.sumSquares(src, &w.squares) / float64(a.width)
 			p.norm(row, src, t.x.vecs[t.norm.Weight], float32(1/math.Sqrt(mean+float64(t.norm.Eps))))
 		}
 		if t.quantized {

@@ -1,7 +1,7 @@
 package cpu
 
 import (
-	"encoding/binary"
+	"unsafe"
 
 	"kigo/engine/quant"
 )
@@ -78,42 +78,49 @@ func (p *packing) pack(panel, file []byte) {
 	if len(file) < len(panel) {
 		clear(panel)
 	}
+	panel = panel[:p.panelBytes()]
 	for r := 0; (r+1)*p.rowBytes <= len(file); r++ {
-		row := file[r*p.rowBytes:][:p.rowBytes]
-		for _, l := range p.planes {
-			to := l.at + r*l.unit
-			for b := l.from; b < len(row); b += l.step {
-				if l.unit == 2 {
-					for u := b; u < b+l.size; u += 2 {
-						binary.NativeEndian.PutUint16(panel[to:], binary.NativeEndian.Uint16(row[u:]))
-						to += 2 * panelRows
-					}
-				} else {
-					for u := b; u < b+l.size; u += 4 {
-						binary.NativeEndian.PutUint32(panel[to:], binary.NativeEndian.Uint32(row[u:]))
-						to += 4 * panelRows
-					}
-				}
-			}
-		}
+		p.move(file[r*p.rowBytes:][:p.rowBytes], panel, r, false)
 	}
 }
 
 // row takes row r out of a panel, as the bytes of the file.
 func (p *packing) row(row, panel []byte, r int) {
-	row = row[:p.rowBytes]
+	p.move(row[:p.rowBytes], panel[:p.panelBytes()], r, true)
+}
+
+// move copies the units of a row between the file's order and the panel's. It is
+// most of what a load computes, so it does without the checks of slices; the
+// planes of a packing lie within the row and the panel, whose lengths its callers
+// have checked.
+func (p *packing) move(row, panel []byte, r int, out bool) {
+	if len(row) == 0 {
+		return
+	}
+	f, t := unsafe.Pointer(&row[0]), unsafe.Pointer(&panel[0])
 	for _, l := range p.planes {
-		at := l.at + r*l.unit
+		to := l.at + r*l.unit
 		for b := l.from; b < len(row); b += l.step {
-			if l.unit == 2 {
+			switch {
+			case l.unit == 2 && out:
 				for u := b; u < b+l.size; u += 2 {
-					binary.NativeEndian.PutUint16(row[u:], binary.NativeEndian.Uint16(panel[at:]))
-					at += 2 * panelRows
+					*(*uint16)(unsafe.Add(f, u)) = *(*uint16)(unsafe.Add(t, to))
+					to += 2 * panelRows
 				}
-			} else {
+			case l.unit == 2:
+				for u := b; u < b+l.size; u += 2 {
+					*(*uint16)(unsafe.Add(t, to)) = *(*uint16)(unsafe.Add(f, u))
+					to += 2 * panelRows
+				}
+			case out:
 				for u := b; u < b+l.size; u += 4 {
-					binary.NativeEndian.PutUint32(row[u:], binary.NativeEndian.Uint32(panel[at:]))
-					at += 4 * panelRows
+					*(*uint32)(unsafe.Add(f, u)) = *(*uint32)(unsafe.Add(t, to))
+					to += 4 * panelRows
+				}
+			default:
+				for u := b; u < b+l.size; u += 4 {
+					*(*uint32)(unsafe.Add(t, to)) = *(*uint32)(unsafe.Add(f, u))
+					to += 4 * panelRows
 				}
 			}
 		}

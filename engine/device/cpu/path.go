@@ -72,11 +72,12 @@ func Paths() []string {
 
 // The methods cover any length.
 
-func (p *path) sumSquares(v []float32) float64 {
-	var sums [8]float64
+// sumSquares needs sums as memory.
+func (p *path) sumSquares(v []float32, sums *[8]float64) float64 {
+	clear(sums[:])
 	n := len(v) &^ 15
 	if n > 0 {
-		p.sumSquares16(&v[0], n, &sums)
+		p.sumSquares16(&v[0], n, sums)
 	}
 	for i, a := range v[n:] {
 		sums[i%8] += float64(a) * float64(a)

@@ -76,7 +76,7 @@ func FuzzRows(f *testing.F) {
 			a = v()
 			p.scale(a, b[0])
 			keep(a)
-			keep([]float32{float32(p.sumSquares(b))})
+			keep([]float32{float32(p.sumSquares(b, new([8]float64)))})
 			return out
 		}
 		want := run(scalarPath)

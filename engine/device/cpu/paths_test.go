@@ -162,7 +162,7 @@ func TestRowFunctionsAreEqual(t *testing.T) {
 					do("scale", func(p *path, v []float32) { p.scale(v, 1.7) })
 					do("norm", func(p *path, v []float32) { p.norm(v, v, b, 0.3) })
 					do("sum of squares", func(p *path, v []float32) {
-						s := p.sumSquares(v)
+						s := p.sumSquares(v, new([8]float64))
 						v[0], v[1] = float32(s), float32(s-float64(float32(s)))
 					})
 					if n%slots == 0 {

@@ -47,6 +47,7 @@ type worker struct {
 	mixed     []float32 // the same: weighted values
 	scores    []float32 // tile x positions
 	sums      [largestTile]float32
+	squares   [8]float64
 	reference referenceScratch
 }
 
