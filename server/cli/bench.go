@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -46,8 +48,9 @@ func (a *app) benchCommand() *cobra.Command {
 		Short: "Measure load, tokenizer, prefill and decode of a model",
 		Long: `Measures, in this process, how long a model file takes to load (read, proven and
 ready for the first token), how fast its tokenizer is, and how many tokens a second
-it processes of a prompt and generates after it, one request at a time. Each figure
-is the median of several runs, with the extremes beside it.`,
+it processes of a prompt and generates after it, one request at a time; how fast this
+machine reads memory, which bounds generation on a CPU, and the share of that which
+it reaches. Each figure is the median of several runs, with the extremes beside it.`,
 		Example: `  kigo bench model.gguf
   kigo bench model.gguf --prompt 128 --generate 32 --json`,
 		Args: exactArgs("the model file"),
@@ -125,7 +128,68 @@ func (b *bencher) run(ctx context.Context) (*benchReport, error) {
 	}
 	report.add(fmt.Sprintf("prefill %d", b.prompt), "tokens/s", prefill)
 	report.add(fmt.Sprintf("decode %d", b.generate), "tokens/s", decode)
+	limit := memoryRead(report.Threads, b.runs)
+	report.add("memory read", "GB/s", limit)
+	size, err := decodeBytes(b.path)
+	if err != nil {
+		return nil, err
+	}
+	share := make([]float64, b.runs)
+	for i, rate := range decode { // both are sorted
+		share[i] = 100 * rate * size / 1e9 / limit[len(limit)/2]
+	}
+	report.add("decode, of memory read", "%", share)
 	return report, nil
+}
+
+// memoryRead measures how many GB/s so many threads read of memory that does not
+// fit the caches: the limit of decoding on a CPU.
+func memoryRead(threads, runs int) []float64 {
+	const each = 96 << 20
+	blocks := make([][]byte, threads)
+	for i := range blocks {
+		blocks[i] = bytes.Repeat([]byte{1}, each)
+	}
+	var rates []float64
+	for range runs + 1 {
+		start := time.Now()
+		var readers sync.WaitGroup
+		for _, b := range blocks {
+			readers.Go(func() {
+				for range 4 {
+					bytes.IndexByte(b, 0) // to the end, in vectors
+				}
+			})
+		}
+		readers.Wait()
+		rates = append(rates, float64(4*each*threads)/time.Since(start).Seconds()/1e9)
+	}
+	return rates[1:] // the first finds the threads asleep
+}
+
+// decodeBytes is what is read of a model's weights for one token: all of them but
+// a table of embeddings that is not the output matrix as well.
+func decodeBytes(path string) (float64, error) {
+	f, header, err := parseModel(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	sum, table, tied := 0.0, 0.0, true
+	for i := range header.Tensors {
+		t := &header.Tensors[i]
+		sum += float64(t.Size)
+		switch t.Name {
+		case "token_embd.weight":
+			table = float64(t.Size)
+		case "output.weight":
+			tied = false
+		}
+	}
+	if !tied {
+		sum -= table
+	}
+	return sum, nil
 }
 
 func (b *bencher) load(ctx context.Context) (*engine.Engine, *engine.ModelInfo, error) {

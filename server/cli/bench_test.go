@@ -41,7 +41,7 @@ func TestSynthAndBench(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	want := "load to first token, load, reading alone, tokenize, prefill 40, decode 10"
+	want := "load to first token, load, reading alone, tokenize, prefill 40, decode 10, memory read, decode, of memory read"
 	if got := strings.Join(names, ", "); got != want || report.Runs != 2 || report.Formats != "Q8_0" {
 		t.Errorf("measured %s; report %+v", got, report)
 	}
