@@ -44,8 +44,9 @@ type Device interface {
 	// caller owns the result. Safe to call while an Executable runs.
 	NewWeights(tensors []Tensor) (Weights, error)
 
-	// NewCache reserves memory for blocks KV blocks of the given shape. The
-	// caller owns the result.
+	// NewCache reserves memory for blocks KV blocks of the given shape. A
+	// device may want BlockSize to be a multiple of 16, and refuses others
+	// with ErrNotSupported. The caller owns the result.
 	NewCache(shape CacheShape, blocks int) (Cache, error)
 
 	// Compile prepares a program. The executable borrows w and c, which must
@@ -87,7 +88,9 @@ func (t *Tensor) Bytes() int {
 // Weights are a model's tensors on a device.
 type Weights interface {
 	// NewUploader starts an upload. Several may run at once, each in a
-	// goroutine of its own, on different parts.
+	// goroutine of its own, on different parts. A tensor's upload ends before
+	// its hash is taken or a program compiled: after that its bytes may have
+	// another order.
 	NewUploader() (Uploader, error)
 
 	// Hash computes the 64-bit hash (see [Hash]) of a tensor's bytes from

@@ -228,18 +228,18 @@ func logits(t *testing.T, dev device.Device, raw []byte, chunks ...int) []float3
 	}
 	p := model.Record(s, b)
 	shape := p.Cache
-	shape.BlockSize = 4
+	shape.BlockSize = 16
 	c, err := dev.NewCache(shape, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	x, err := dev.Compile(p, w, c, device.CompileOptions{MaxRows: 8})
+	x, err := dev.Compile(p, w, c, device.CompileOptions{MaxRows: 22})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer x.Close()
-	tokens := []int32{7, 100, 33, 250, 8, 9}
+	tokens := []int32{7, 100, 33, 250, 8, 9, 1, 2, 3, 4, 5, 6, 77, 88, 99, 111, 222, 33, 44, 55, 66, 12} // more than a block
 	out := []float32{}
 	for at := 0; at < len(tokens); {
 		n := len(tokens) - at
@@ -260,7 +260,7 @@ func TestPromptInChunksGivesTheSameLogits(t *testing.T) {
 	for _, shape := range []string{"tiny", "tiny-qwen2"} {
 		raw := tiny(t, shape).write(t)
 		whole := logits(t, dev, raw)
-		for _, chunks := range [][]int{{1, 1, 1, 1, 1, 1}, {2, 4}, {5, 1}} {
+		for _, chunks := range [][]int{{1, 1, 1, 1, 1, 1}, {2, 4}, {5, 11, 1}, {16, 6}, {21, 1}} {
 			if got := logits(t, dev, raw, chunks...); !slices.Equal(got, whole) {
 				t.Errorf("%s: other logits for chunks %v", shape, chunks)
 			}

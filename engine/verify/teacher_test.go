@@ -10,6 +10,7 @@ import (
 
 	"kigo/engine/convert"
 	"kigo/engine/device"
+	"kigo/engine/device/cpu"
 	"kigo/engine/load"
 	"kigo/engine/model"
 	"kigo/engine/quant"
@@ -59,7 +60,7 @@ func TestTeacherForced(t *testing.T) {
 			if err := json.Unmarshal(raw, &g); err != nil {
 				t.Fatal(err)
 			}
-			f := newForcer(t, tc.model(t))
+			f := newForcer(t, tc.model(t), "")
 			if testenv.Long() || testenv.OnGPU() { // where they take seconds
 				f.compare(t, &g, nil, 64)
 			} else {
@@ -104,8 +105,9 @@ type forcer struct {
 }
 
 const (
-	forcedRows  = 160
-	forcedBlock = 16 // tokens in a KV block
+	forcedRows  = 160 // of a step
+	forcedBlock = 16  // tokens in a KV block
+	forcedSeqs  = 8   // sequences that there is room for, of four times forcedRows each
 )
 
 // blocks is the sequence's table of KV blocks, in no order that could come about by
@@ -118,7 +120,8 @@ func blocks() []int32 {
 	return table
 }
 
-func newForcer(t *testing.T, path string) *forcer {
+// newForcer loads a model on the CPU path of that name; empty: on the tests' device.
+func newForcer(t testing.TB, path, cpuPath string) *forcer {
 	t.Helper()
 	g, file := openPath(t, path)
 	spec, err := model.NewSpec(g)
@@ -129,7 +132,15 @@ func newForcer(t *testing.T, path string) *forcer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev := testenv.Open(t)
+	var dev device.Device
+	if cpuPath == "" {
+		dev = testenv.Open(t)
+	} else {
+		if dev, err = cpu.New(cpu.Config{Path: cpuPath}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { dev.Close() })
+	}
 	w, err := dev.NewWeights(b.Tensors)
 	if err != nil {
 		t.Fatal(err)
@@ -141,7 +152,7 @@ func newForcer(t *testing.T, path string) *forcer {
 	p := model.Record(spec, b)
 	shape := p.Cache
 	shape.BlockSize = forcedBlock
-	c, err := dev.NewCache(shape, forcedRows/forcedBlock)
+	c, err := dev.NewCache(shape, forcedSeqs*4*forcedRows/forcedBlock)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,6 +163,32 @@ func newForcer(t *testing.T, path string) *forcer {
 	}
 	t.Cleanup(func() { x.Close() })
 	return &forcer{exec: x, vocab: spec.Vocab}
+}
+
+// All paths of the CPU give the same bits: what holds of one holds of all.
+func TestPathsGiveTheSameLogits(t *testing.T) {
+	paths := cpu.Paths()
+	for _, name := range []string{"smollm2", "qwen2"} {
+		t.Run(name, func(t *testing.T) {
+			step := &device.Step{Seqs: []device.SeqRows{{Rows: 11, Blocks: []int32{0}}}, Logits: []int{0, 5, 10}}
+			for i := range 11 {
+				step.Tokens = append(step.Tokens, int32(i*i*31+7))
+			}
+			var want []float32
+			for _, path := range paths {
+				f := newForcer(t, filepath.Join("..", "..", "models", models[name]), path)
+				got, err := f.exec.Run(step)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if want == nil {
+					want = slices.Clone(got)
+				} else if !slices.Equal(got, want) {
+					t.Errorf("%s gives other logits than %s", path, paths[0])
+				}
+			}
+		})
+	}
 }
 
 // noise is the margin between the two best logits below which either may win.

@@ -20,7 +20,7 @@ func golden(t *testing.T, name string) (*gguf.File, *os.File) {
 	return openPath(t, filepath.Join("..", "testdata", "golden", name))
 }
 
-func openPath(t *testing.T, path string) (*gguf.File, *os.File) {
+func openPath(t testing.TB, path string) (*gguf.File, *os.File) {
 	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {

@@ -70,6 +70,8 @@ func (a *app) serve(ctx context.Context, o *serveOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, closeWithin(e, 2*o.server.StopTimeout)) }()
 	defer a.whenFailed(e, o)()
+	d := e.Status().Device
+	o.server.Log.Info().Str("kind", d.Kind).Str("name", d.Name).Int("threads", d.Threads).Msg("device")
 	s, err := server.New(o.server, e)
 	if err != nil {
 		return err

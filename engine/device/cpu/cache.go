@@ -8,8 +8,16 @@ import (
 	"kigo/engine/device"
 )
 
-// cache holds keys and values as float32. The elements of one layer, block and
-// head lie together: [layer][block][kv head][token in block][head dim].
+// slots is the number of positions whose keys are multiplied together: one to
+// each 32-bit lane of the widest vectors. KV blocks are a multiple of it.
+const slots = 16
+
+// cache holds keys and values as float32. What belongs to one layer, block and
+// head lies together. The values of a position are a row, the keys of 16
+// positions are columns, so that their scores are made side by side:
+//
+//	k  [layer][block][kv head][16 positions][head dim][position]
+//	v  [layer][block][kv head][position][head dim]
 type cache struct {
 	shape  device.CacheShape
 	blocks int
@@ -36,6 +44,9 @@ func (d *Device) NewCache(shape device.CacheShape, blocks int) (device.Cache, er
 		}
 		size = lo
 	}
+	if shape.BlockSize%slots != 0 {
+		return nil, fmt.Errorf("KV blocks of %d tokens: %w, a multiple of %d is", shape.BlockSize, device.ErrNotSupported, slots)
+	}
 	mem, err := allocate(int(size))
 	if err != nil {
 		return nil, fmt.Errorf("KV cache of %d blocks: %w", blocks, err)
@@ -56,8 +67,30 @@ func (c *cache) Close() error {
 	return c.mem.free()
 }
 
-// head is the index in k and v of the first element of one head in one block.
+// head is the index in k and v of what belongs to one head in one block.
 func (c *cache) head(layer int, block int32, kvHead int) int {
 	s := &c.shape
 	return ((layer*c.blocks+int(block))*s.KVHeads + kvHead) * s.BlockSize * s.HeadDim
+}
+
+// value is the index in v of a position's value, in a sequence of those blocks.
+func (c *cache) value(layer int, blocks []int32, kvHead, pos int) int {
+	s := &c.shape
+	return c.head(layer, blocks[pos/s.BlockSize], kvHead) + pos%s.BlockSize*s.HeadDim
+}
+
+// keys is the index in k of the keys of 16 positions, the one with pos among
+// them: element d of the key at pos is at keys + d*16 + pos%16.
+func (c *cache) keys(layer int, blocks []int32, kvHead, pos int) int {
+	s := &c.shape
+	return c.head(layer, blocks[pos/s.BlockSize], kvHead) + pos%s.BlockSize/slots*slots*s.HeadDim
+}
+
+// put stores the key and the value of a position.
+func (c *cache) put(layer int, blocks []int32, kvHead, pos int, key, value []float32) {
+	copy(c.v[c.value(layer, blocks, kvHead, pos):], value)
+	k := c.k[c.keys(layer, blocks, kvHead, pos)+pos%slots:]
+	for d, a := range key {
+		k[d*slots] = a
+	}
 }

@@ -8,24 +8,32 @@ import (
 )
 
 // executable walks the program's operators one after another; within one, the
-// workers share out rows of weights or heads.
+// workers share out panels of weights or heads. A step allocates nothing, unless
+// it needs more memory than any before it.
 type executable struct {
-	dev    *Device
-	prog   *device.Program
-	cache  *cache
-	ws     *weights
-	opt    device.CompileOptions
-	mats   []*matrix   // by TensorID
-	vecs   [][]float32 // by TensorID: norm gains, biases, rope factors; nil for matrices
-	lanes  []lane      // by worker
-	scores [][]float32 // by worker: attention weights of one head
-	temp   [][]float32 // by worker: gate products of all rows
+	dev   *Device
+	prog  *device.Program
+	cache *cache
+	ws    *weights
+	opt   device.CompileOptions
+	mats  []*matrix   // by TensorID
+	vecs  [][]float32 // by TensorID: norm gains, biases, rope factors; nil for matrices
 
-	values [][]float32 // by Value: rows x width of the step
-	normed rows        // what enters the product at hand
-	angles map[*device.Rope]*angles
-	logits []float32
-	chosen []float32 // rows of which logits are wanted
+	values     [][]float32 // by Value: MaxRows x width; values that do not meet share memory
+	normed     rows        // what enters the product at hand
+	normedRows []float32   // memory for its floats
+	angles     map[*device.Rope]*angles
+	turning    []*angles // the different ones
+	logits     []float32
+	chosen     []float32 // rows of which logits are wanted
+	tiles      []tile    // of the attention at hand
+
+	// The loops of the workers, each with what it works on.
+	normalizing normalizing
+	multiplying multiplying
+	gating      gating
+	rotating    rotating
+	attending   attending
 
 	step     *device.Step
 	rowSeq   []int // by row: index in step.Seqs
@@ -71,20 +79,62 @@ func (x *executable) bindWeights(ws *weights) error {
 		return fmt.Errorf("%w: %d weights for %d tensors", device.ErrBadProgram, len(ws.tensors), len(x.prog.Tensors))
 	}
 	for i := range x.prog.Tensors {
-		t := &x.prog.Tensors[i]
-		if *t != ws.tensors[i] {
+		if t := &x.prog.Tensors[i]; *t != ws.tensors[i] {
 			return fmt.Errorf("%w: tensor %q was loaded as %+v", device.ErrBadProgram, t.Name, ws.tensors[i])
 		}
-		x.mats = append(x.mats, newMatrix(t, ws.bytes(i)))
+	}
+	x.dev.workers.run(len(ws.tensors), 1, packingTask{ws})
+	for i := range x.prog.Tensors {
+		t := &x.prog.Tensors[i]
 		var vec []float32
+		panels := ws.bytes(i)
 		if t.Rows == 1 {
 			vec = make([]float32, t.Cols)
-			t.Format.Dequantize(vec, ws.bytes(i))
+			t.Format.Dequantize(vec, panels)
 			x.scratch += uint64(4 * len(vec))
+			if x.isMatrix(device.TensorID(i)) {
+				file, p := panels, newPacking(t.Format, t.Cols)
+				panels = make([]byte, p.panelBytes())
+				packMatrix(&p, panels, file)
+				x.scratch += uint64(len(panels))
+			}
 		}
+		x.mats = append(x.mats, newMatrix(t, panels, x.dev.path))
 		x.vecs = append(x.vecs, vec)
 	}
 	return nil
+}
+
+// isMatrix says whether a tensor of one row is multiplied with or looked up in.
+func (x *executable) isMatrix(t device.TensorID) bool {
+	for _, op := range x.prog.Ops {
+		switch op := op.(type) {
+		case *device.Embed:
+			if op.Table == t {
+				return true
+			}
+		case *device.Project:
+			for _, m := range op.Mats {
+				if m.Weight == t {
+					return true
+				}
+			}
+		case *device.Logits:
+			if op.Weight == t {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// packingTask packs tensors that nobody has hashed.
+type packingTask struct{ ws *weights }
+
+func (p packingTask) do(_ *worker, lo, hi int) {
+	for i := lo; i < hi; i++ {
+		p.ws.pack(i)
+	}
 }
 
 func (x *executable) makeScratch() {
@@ -93,23 +143,21 @@ func (x *executable) makeScratch() {
 		x.scratch += uint64(4 * size)
 		return make([]float32, size)
 	}
+	places, widths := shareMemory(x.prog)
+	memory := make([][]float32, len(widths))
+	for i, width := range widths {
+		memory[i] = floats(n * width)
+	}
 	widest := 0
-	for _, v := range x.prog.Values {
-		x.values = append(x.values, floats(n*v.Width))
-		widest = max(widest, v.Width)
+	for v, place := range places {
+		x.values = append(x.values, memory[place])
+		widest = max(widest, x.prog.Values[v].Width)
 	}
-	x.normed = rows{f: floats(n * widest), q: make([]int16, n*widest), scale: floats(n * widest / blockLen), sum: floats(n * widest / blockLen)}
-	x.scratch += uint64(2 * n * widest)
+	x.normedRows = floats(n * widest)
+	x.normed = rows{q: make([]byte, n*(widest/blockLen)*recordBytes)}
+	x.scratch += uint64(len(x.normed.q))
 	x.chosen = floats(n * widest)
-	for range x.dev.cfg.Threads {
-		if x.dev.cfg.Reference {
-			x.lanes = append(x.lanes, &referenceLane{})
-		} else {
-			x.lanes = append(x.lanes, &servedLane{})
-		}
-		x.temp = append(x.temp, floats(n))
-		x.scores = append(x.scores, nil)
-	}
+	x.normalizing.x, x.multiplying.x, x.gating.x, x.rotating.x, x.attending.x = x, x, x, x, x
 	shared := map[string]*angles{} // all layers rotate alike as a rule
 	for _, op := range x.prog.Ops {
 		if r, ok := op.(*device.Rope); ok {
@@ -119,6 +167,9 @@ func (x *executable) makeScratch() {
 			}
 			x.angles[r] = shared[key]
 		}
+	}
+	for _, a := range shared {
+		x.turning = append(x.turning, a)
 	}
 }
 
@@ -145,7 +196,7 @@ func (x *executable) Run(step *device.Step) ([]float32, error) {
 			x.rowPos = append(x.rowPos, s.Start+r)
 		}
 	}
-	for _, a := range x.angles {
+	for _, a := range x.turning {
 		a.turn(x.rowPos)
 	}
 	for _, op := range x.prog.Ops {
@@ -214,5 +265,5 @@ func (a *angles) turn(positions []int) {
 
 // quantized says whether a product with t takes quantized activations.
 func (x *executable) quantized(t device.TensorID) bool {
-	return !x.dev.cfg.Reference && x.mats[t].unpack != nil
+	return !x.dev.cfg.Reference && !floats(x.prog.Tensors[t].Format)
 }

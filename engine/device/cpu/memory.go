@@ -46,3 +46,11 @@ func (m *memory) free() error {
 	m.bytes = nil
 	return unix.Munmap(b)
 }
+
+// sized returns a slice of length n, s itself when it is large enough.
+func sized[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
+}

@@ -6,60 +6,63 @@ import (
 	"kigo/engine/device"
 )
 
-// rowsPerChunk is how many rows of weights a worker takes at a time: enough
-// that handing out costs nothing, few enough that the workers end together.
-const rowsPerChunk = 16
-
 func (x *executable) embed(op *device.Embed) {
-	out := x.value(op.Out)
-	m := x.mats[op.Table]
+	out, m := x.value(op.Out), x.mats[op.Table]
+	scratch := &x.dev.workers.all[0].unpacked
+	scratch.row = sized(scratch.row, m.packing.rowBytes)
 	for r, token := range x.step.Tokens {
 		width := m.tensor.Cols
-		m.tensor.Format.Dequantize(out[r*width:(r+1)*width], m.row(int(token)))
+		m.row(scratch.row, int(token))
+		m.tensor.Format.Dequantize(out[r*width:(r+1)*width], scratch.row)
 	}
 	x.tap(op.Out)
 }
 
-// normalize makes x.normed the rows that enter a product: in itself or its
-// norm, and their quantized form if asked for.
-func (x *executable) normalize(in []float32, width int, norm *device.Norm, quantized bool) {
-	n := len(in) / width
-	a := &x.normed
-	a.n, a.width = n, width
-	a.f = a.f[:n*width]
-	x.dev.workers.run(n, 1, func(_, lo, hi int) {
-		for r := lo; r < hi; r++ {
-			src, dst := in[r*width:(r+1)*width], a.row(r)
-			if norm == nil {
-				copy(dst, src)
-			} else {
-				rmsNorm(dst, src, x.vecs[norm.Weight], norm.Eps)
-			}
-			if quantized {
-				a.quantize(r)
-			}
+// normalizing makes what enters a product of rows: their norm if there is one,
+// and their quantized form if it is wanted.
+type normalizing struct {
+	x         *executable
+	in        []float32
+	norm      *device.Norm
+	quantized bool
+}
+
+func (t *normalizing) do(w *worker, lo, hi int) {
+	a, p := &t.x.normed, t.x.dev.path
+	for r := lo; r < hi; r++ {
+		row := a.row(r)
+		if t.norm != nil {
+			src := t.in[r*a.width : (r+1)*a.width]
+			mean := p.sumSquares(src, &w.squares) / float64(a.width)
+			p.norm(row, src, t.x.vecs[t.norm.Weight], float32(1/math.Sqrt(mean+float64(t.norm.Eps))))
 		}
-	})
-	if norm != nil && x.opt.Tap != nil {
-		x.opt.Tap(norm.Stage, n, width, a.f)
+		if t.quantized {
+			p.quantize(&a.q[r*a.recordRow()], &row[0], a.width/blockLen)
+		}
 	}
 }
 
-func rmsNorm(dst, src, gain []float32, eps float32) {
-	sum := 0.0
-	for _, v := range src {
-		sum += float64(v) * float64(v)
+// normalize makes x.normed the rows that enter a product. Without a norm they
+// are the input itself.
+func (x *executable) normalize(in []float32, width int, norm *device.Norm, quantized bool) {
+	a := &x.normed
+	a.n, a.width = len(in)/width, width
+	a.f = in
+	if norm != nil {
+		a.f = x.normedRows[:len(in)]
 	}
-	scale := float32(1 / math.Sqrt(sum/float64(len(src))+float64(eps)))
-	for i, v := range src {
-		dst[i] = v * scale * gain[i]
+	t := &x.normalizing
+	t.in, t.norm, t.quantized = in, norm, quantized
+	x.dev.workers.run(a.n, 1, t)
+	if norm != nil && x.opt.Tap != nil {
+		x.opt.Tap(norm.Stage, a.n, width, a.f)
 	}
 }
 
 func (x *executable) project(op *device.Project) {
 	quantized := false
-	for _, m := range op.Mats {
-		quantized = quantized || x.quantized(m.Weight)
+	for i := range op.Mats {
+		quantized = quantized || x.quantized(op.Mats[i].Weight)
 	}
 	x.normalize(x.value(op.In), x.prog.Values[op.In].Width, op.Norm, quantized)
 	var residual []float32
@@ -69,152 +72,181 @@ func (x *executable) project(op *device.Project) {
 	if op.Act != device.ActNone {
 		x.gated(op, residual)
 	} else {
+		t := &x.multiplying
+		t.parts = t.parts[:0]
 		for _, m := range op.Mats {
-			x.multiply(m, residual)
+			t.add(part{m: x.mats[m.Weight], bias: x.vec(m.Bias), residual: residual, out: x.value(m.Out), quantized: x.quantized(m.Weight)})
 		}
+		t.run()
 	}
-	for _, m := range op.Mats {
-		if m.Out != device.NoValue {
-			x.tap(m.Out)
+	if x.opt.Tap != nil {
+		for _, m := range op.Mats {
+			if m.Out != device.NoValue {
+				x.tap(m.Out)
+			}
 		}
 	}
 }
 
-func (x *executable) multiply(p device.Matrix, residual []float32) {
-	m, bias, out := x.mats[p.Weight], x.vec(p.Bias), x.value(p.Out)
-	width := m.tensor.Rows
-	x.dev.workers.run(width, rowsPerChunk, func(worker, lo, hi int) {
-		lane := x.lanes[worker]
-		for o := lo; o < hi; o++ {
-			lane.load(m, o)
-			for r := range x.normed.n {
-				y := lane.dot(&x.normed, r)
-				if bias != nil {
-					y += bias[o]
-				}
-				if residual != nil {
-					y += residual[r*width+o]
-				}
-				out[r*width+o] = y
-			}
+// multiplying multiplies the rows in x.normed with one or more matrices. Its
+// items are panels.
+type multiplying struct {
+	x     *executable
+	parts []part
+}
+
+// part is one of the matrices: out = m·x + bias + residual.
+type part struct {
+	m              *matrix
+	bias, residual []float32 // nil: none
+	out            []float32
+	quantized      bool
+	first, panels  int // of the items
+}
+
+func (t *multiplying) add(p part) {
+	if n := len(t.parts); n > 0 {
+		p.first = t.parts[n-1].first + t.parts[n-1].panels
+	}
+	p.panels = panelsOf(p.m.tensor.Rows)
+	t.parts = append(t.parts, p)
+}
+
+func (t *multiplying) run() {
+	last := t.parts[len(t.parts)-1]
+	panels := last.first + last.panels
+	t.x.dev.workers.run(panels, t.x.panelsPerChunk(panels), t)
+}
+
+// panelsPerChunk is how many panels a worker takes at a time: few enough that
+// the workers end together and that the second-level cache keeps them while
+// all rows pass by, enough that handing out costs nothing.
+func (x *executable) panelsPerChunk(panels int) int {
+	return min(max(panels/(8*len(x.dev.workers.all)), 1), 8)
+}
+
+func (t *multiplying) do(w *worker, lo, hi int) {
+	for i := range t.parts {
+		p := &t.parts[i]
+		from, to := max(lo-p.first, 0), min(hi-p.first, p.panels)
+		if from >= to {
+			continue
 		}
-	})
+		width := p.m.tensor.Rows
+		first, end := from*panelRows, min(to*panelRows, width)
+		w.multiply(p.m, first, end, &t.x.normed, p.out[first:], width, p.quantized)
+		t.x.finish(p.out, p.bias, p.residual, first, end, width)
+	}
+}
+
+// finish adds bias and residual to columns [first, end) of all rows.
+func (x *executable) finish(out, bias, residual []float32, first, end, width int) {
+	for r := range x.normed.n {
+		y := out[r*width+first : r*width+end]
+		if bias != nil {
+			x.dev.path.add(y, bias[first:end])
+		}
+		if residual != nil {
+			x.dev.path.add(y, residual[r*width+first:])
+		}
+	}
+}
+
+// gating multiplies the rows in x.normed with a gate and an up matrix.
+type gating struct {
+	x                *executable
+	gate, up         *matrix
+	gateBias, upBias []float32
+	residual, out    []float32
+	quantized        [2]bool
 }
 
 func (x *executable) gated(op *device.Project, residual []float32) {
-	gate, up := x.mats[op.Mats[0].Weight], x.mats[op.Mats[1].Weight]
-	gateBias, upBias := x.vec(op.Mats[0].Bias), x.vec(op.Mats[1].Bias)
-	out, width := x.value(op.Mats[0].Out), gate.tensor.Rows
-	x.dev.workers.run(width, rowsPerChunk, func(worker, lo, hi int) {
-		lane, gates := x.lanes[worker], x.temp[worker]
-		for o := lo; o < hi; o++ {
-			lane.load(gate, o)
-			for r := range x.normed.n {
-				g := lane.dot(&x.normed, r)
-				if gateBias != nil {
-					g += gateBias[o]
-				}
-				gates[r] = silu(g)
-			}
-			lane.load(up, o)
-			for r := range x.normed.n {
-				y := lane.dot(&x.normed, r)
-				if upBias != nil {
-					y += upBias[o]
-				}
-				y *= gates[r]
-				if residual != nil {
-					y += residual[r*width+o]
-				}
-				out[r*width+o] = y
-			}
-		}
-	})
+	t := &x.gating
+	g, u := &op.Mats[0], &op.Mats[1]
+	*t = gating{
+		x: x, gate: x.mats[g.Weight], up: x.mats[u.Weight], gateBias: x.vec(g.Bias), upBias: x.vec(u.Bias),
+		residual: residual, out: x.value(g.Out), quantized: [2]bool{x.quantized(g.Weight), x.quantized(u.Weight)},
+	}
+	panels := panelsOf(t.gate.tensor.Rows)
+	x.dev.workers.run(panels, x.panelsPerChunk(panels), t)
 }
 
-func silu(v float32) float32 { return float32(float64(v) / (1 + math.Exp(-float64(v)))) }
-
-func (x *executable) rope(op *device.Rope) {
-	q, k, v := x.value(op.Q), x.value(op.K), x.value(op.V)
-	qOut, kOut := x.value(op.QOut), x.value(op.KOut)
-	a, shape := x.angles[op], &x.cache.shape
-	for r, pos := range x.rowPos {
-		cos, sin := a.cos[r*a.row:(r+1)*a.row], a.sin[r*a.row:(r+1)*a.row]
-		for h := range op.Heads {
-			at := (r*op.Heads + h) * op.HeadDim
-			rotate(qOut[at:at+op.HeadDim], q[at:at+op.HeadDim], cos, sin, op.Style)
+func (t *gating) do(w *worker, lo, hi int) {
+	x, width := t.x, t.gate.tensor.Rows
+	first, end := lo*panelRows, min(hi*panelRows, width)
+	n := (hi - lo) * panelRows
+	w.up = sized(w.up, x.normed.n*n)
+	w.multiply(t.gate, first, end, &x.normed, t.out[first:], width, t.quantized[0])
+	w.multiply(t.up, first, end, &x.normed, w.up, n, t.quantized[1])
+	for r := range x.normed.n {
+		gate, up := t.out[r*width+first:r*width+end], w.up[r*n:][:end-first]
+		if t.gateBias != nil {
+			x.dev.path.add(gate, t.gateBias[first:end])
 		}
-		block, slot := x.step.Seqs[x.rowSeq[r]].Blocks[pos/shape.BlockSize], pos%shape.BlockSize
-		for h := range op.KVHeads {
-			at := (r*op.KVHeads + h) * op.HeadDim
-			rotate(kOut[at:at+op.HeadDim], k[at:at+op.HeadDim], cos, sin, op.Style)
-			to := x.cache.head(op.Layer, block, h) + slot*op.HeadDim
-			copy(x.cache.k[to:to+op.HeadDim], kOut[at:at+op.HeadDim])
-			copy(x.cache.v[to:to+op.HeadDim], v[at:at+op.HeadDim])
+		if t.upBias != nil {
+			x.dev.path.add(up, t.upBias[first:end])
+		}
+		x.dev.path.gate(gate, up)
+		if t.residual != nil {
+			x.dev.path.add(gate, t.residual[r*width+first:])
 		}
 	}
+}
+
+// rotating turns queries and keys by their positions and appends to the cache.
+// Its items are rows.
+type rotating struct {
+	x  *executable
+	op *device.Rope
+}
+
+func (x *executable) rope(op *device.Rope) {
+	x.rotating.op = op
+	x.dev.workers.run(len(x.rowPos), rowsPerRotation, &x.rotating)
 	x.tap(op.QOut)
 	x.tap(op.KOut)
 }
 
+// rowsPerRotation rows of queries and keys take about a microsecond.
+const rowsPerRotation = 4
+
+func (t *rotating) do(_ *worker, lo, hi int) {
+	x, op := t.x, t.op
+	q, k, v := x.value(op.Q), x.value(op.K), x.value(op.V)
+	qOut, kOut := x.value(op.QOut), x.value(op.KOut)
+	a, dim := x.angles[op], op.HeadDim
+	for r := lo; r < hi; r++ {
+		pos, blocks := x.rowPos[r], x.step.Seqs[x.rowSeq[r]].Blocks
+		cos, sin := a.cos[r*a.row:(r+1)*a.row], a.sin[r*a.row:(r+1)*a.row]
+		for h := range op.Heads {
+			at := (r*op.Heads + h) * dim
+			rotate(qOut[at:at+dim], q[at:at+dim], cos, sin, op.Style)
+		}
+		for h := range op.KVHeads {
+			at := (r*op.KVHeads + h) * dim
+			rotate(kOut[at:at+dim], k[at:at+dim], cos, sin, op.Style)
+			x.cache.put(op.Layer, blocks, h, pos, kOut[at:at+dim], v[at:at+dim])
+		}
+	}
+}
+
 // rotate turns the first 2*len(cos) elements of a head and copies the rest.
 func rotate(dst, src, cos, sin []float32, style device.RopeStyle) {
-	copy(dst, src)
-	for i := range cos {
-		a, b := 2*i, 2*i+1
-		if style == device.RopeHalves {
-			a, b = i, i+len(cos)
+	n := len(cos)
+	copy(dst[2*n:], src[2*n:])
+	if style == device.RopeHalves {
+		for i, c := range cos {
+			s, a, b := sin[i], src[i], src[i+n]
+			dst[i] = float32(a*c) - float32(b*s)
+			dst[i+n] = float32(a*s) + float32(b*c)
 		}
-		dst[a] = src[a]*cos[i] - src[b]*sin[i]
-		dst[b] = src[a]*sin[i] + src[b]*cos[i]
+		return
 	}
-}
-
-// attend computes softmax(q·K^T * Scale)·V for each head of each row over the
-// positions up to the row's own, with the largest score subtracted before the
-// exponential and the sum of the weights in float64.
-func (x *executable) attend(op *device.Attend) {
-	q, out := x.value(op.Q), x.value(op.Out)
-	size, group := x.cache.shape.BlockSize, op.Heads/op.KVHeads
-	x.dev.workers.run(len(x.rowPos)*op.Heads, 1, func(worker, lo, hi int) {
-		lane := x.lanes[worker]
-		for item := lo; item < hi; item++ {
-			r, h := item/op.Heads, item%op.Heads
-			blocks, length := x.step.Seqs[x.rowSeq[r]].Blocks, x.rowPos[r]+1
-			query := q[item*op.HeadDim : (item+1)*op.HeadDim]
-			at := func(i int) int {
-				return x.cache.head(op.Layer, blocks[i/size], h/group) + i%size*op.HeadDim
-			}
-			x.scores[worker] = sized(x.scores[worker], (length+size-1)/size*size)
-			scores := x.scores[worker][:length]
-			for i := range scores {
-				key := at(i)
-				scores[i] = lane.dotFloats(query, x.cache.k[key:key+op.HeadDim]) * op.Scale
-			}
-			softmax(scores)
-			lane.weightedSum(out[item*op.HeadDim:(item+1)*op.HeadDim], scores, func(i int) []float32 {
-				value := at(i)
-				return x.cache.v[value : value+op.HeadDim]
-			})
-		}
-	})
-	x.tap(op.Out)
-}
-
-func softmax(v []float32) {
-	most := v[0]
-	for _, a := range v {
-		most = max(most, a)
-	}
-	sum := 0.0
-	for i, a := range v {
-		e := math.Exp(float64(a - most))
-		v[i] = float32(e)
-		sum += e
-	}
-	scale := float32(1 / sum)
-	for i := range v {
-		v[i] *= scale
+	for i, c := range cos {
+		s, a, b := sin[i], src[2*i], src[2*i+1]
+		dst[2*i] = float32(a*c) - float32(b*s)
+		dst[2*i+1] = float32(a*s) + float32(b*c)
 	}
 }
 
@@ -230,17 +262,12 @@ func (x *executable) projectLogits(op *device.Logits) {
 	if len(x.step.Logits) == 0 {
 		return
 	}
-	x.normalize(x.chosen, width, op.Norm, x.quantized(op.Weight))
-	m := x.mats[op.Weight]
-	x.dev.workers.run(x.prog.Vocab, rowsPerChunk, func(worker, lo, hi int) {
-		lane := x.lanes[worker]
-		for o := lo; o < hi; o++ {
-			lane.load(m, o)
-			for i := range x.normed.n {
-				x.logits[i*x.prog.Vocab+o] = lane.dot(&x.normed, i)
-			}
-		}
-	})
+	quantized := x.quantized(op.Weight)
+	x.normalize(x.chosen, width, op.Norm, quantized)
+	t := &x.multiplying
+	t.parts = t.parts[:0]
+	t.add(part{m: x.mats[op.Weight], out: x.logits, quantized: quantized})
+	t.run()
 	if x.opt.Tap != nil {
 		x.opt.Tap(op.Stage, len(x.step.Logits), x.prog.Vocab, x.logits)
 	}

@@ -7,3 +7,5 @@ import "runtime"
 func machineMemory() (total, free uint64) { return 0, 0 }
 
 func processorName() string { return runtime.GOARCH }
+
+func (m *memory) wantHugePages() {}

@@ -11,12 +11,26 @@ import (
 // size. Block layouts are described in package quant.
 type unpack func(src []byte, w *unpacked)
 
+// unpackers has a row for each format that stores small integers. It is never
+// written.
+var unpackers = map[quant.Type]unpack{
+	quant.Q4_0: unpackQ4_0,
+	quant.Q4_1: unpackQ4_1,
+	quant.Q5_0: unpackQ5_0,
+	quant.Q5_1: unpackQ5_1,
+	quant.Q8_0: unpackQ8_0,
+	quant.Q4_K: unpackQ4K,
+	quant.Q5_K: unpackQ5K,
+	quant.Q6_K: unpackQ6K,
+}
+
 // unpacked is a row of weights as small integers. Value i is
 //
 //	scale[i/16] * q[i] + offset[i/32]
 //
 // Formats with one scale to 32 values repeat it.
 type unpacked struct {
+	row     []byte // the row in its file's format
 	q       []int8
 	scale   []float32 // one to 16 values
 	offset  []float32 // one to 32 values
@@ -24,36 +38,33 @@ type unpacked struct {
 	offsets bool      // offset is not all zero
 }
 
-func (w *unpacked) size(cols int) {
+func (w *unpacked) size(cols, rowBytes int) {
+	w.row = sized(w.row, rowBytes)
 	w.q = sized(w.q, cols)
 	w.scale = sized(w.scale, cols/16)
 	w.offset = sized(w.offset, cols/32)
 	w.halves, w.offsets = false, false
 }
 
-// dot multiplies the row with quantized activations: the integers exactly, and
-// their sums in float32 in the order of the blocks.
-func (w *unpacked) dot(q []int16, scale, sum []float32) float32 {
-	acc := float32(0)
-	switch {
-	case w.halves:
-		for b := range scale {
-			u, v := (*[32]int8)(w.q[b*32:]), (*[32]int16)(q[b*32:])
+// dot multiplies the row with quantized activations as product says.
+func (w *unpacked) dot(records []byte) float32 {
+	y := float32(0)
+	for b := range w.offset {
+		record := (*[recordBytes]byte)(records[b*recordBytes:])
+		u, v := (*[32]int8)(w.q[b*32:]), (*[32]int16)(unsafe.Pointer(record))
+		meta := (*[2]float32)(unsafe.Pointer(&record[recordScale]))
+		switch {
+		case w.halves:
 			lo, hi := dot16((*[16]int8)(u[:16]), (*[16]int16)(v[:16])), dot16((*[16]int8)(u[16:]), (*[16]int16)(v[16:]))
-			acc += scale[b] * (w.scale[2*b]*float32(lo) + w.scale[2*b+1]*float32(hi))
-		}
-	case w.offsets:
-		for b := range scale {
-			i := dot32((*[32]int8)(w.q[b*32:]), (*[32]int16)(q[b*32:]))
-			acc += scale[b]*w.scale[2*b]*float32(i) + w.offset[b]*sum[b]
-		}
-	default:
-		for b := range scale {
-			i := dot32((*[32]int8)(w.q[b*32:]), (*[32]int16)(q[b*32:]))
-			acc += scale[b] * w.scale[2*b] * float32(i)
+			y += float32(float32(lo) * w.scale[2*b] * meta[0])
+			y += float32(float32(hi) * w.scale[2*b+1] * meta[0])
+		case w.offsets:
+			y += float32(float32(dot32(u, v))*w.scale[2*b]*meta[0]) + float32(w.offset[b]*meta[1])
+		default:
+			y += float32(float32(dot32(u, v)) * w.scale[2*b] * meta[0])
 		}
 	}
-	return acc
+	return y
 }
 
 // dot16 and dot32 are exact: 32 products of at most 2^7 by 2^15 fit 32 bits.

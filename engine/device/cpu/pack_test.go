@@ -1,0 +1,84 @@
+package cpu
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+
+	"kigo/engine/device"
+	"kigo/engine/quant"
+)
+
+// Every byte of every format has one place in a panel, and comes back from it.
+func TestPanelsHoldTheFilesBytes(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	for _, f := range quant.All() {
+		sum := 0
+		for _, x := range fields[f.Type] {
+			sum += x.size
+		}
+		if sum != f.BlockBytes {
+			t.Errorf("%s: the fields have %d bytes of a block's %d", f.Name, sum, f.BlockBytes)
+		}
+		for _, rows := range []int{2, 15, 16, 17, 40} {
+			for _, blocks := range []int{1, 2, 5} {
+				tensor := device.Tensor{Name: "t", Format: f, Rows: rows, Cols: blocks * f.BlockSize}
+				file := make([]byte, tensor.Bytes())
+				for i := range file {
+					file[i] = byte(rng.Uint32())
+				}
+				p := newPacking(f, tensor.Cols)
+				panels := bytes.Repeat([]byte{0xee}, panelsOf(rows)*p.panelBytes())
+				copy(panels, file)
+				packMatrix(&p, panels, panels[:len(file)]) // in place, as after a load
+				row := make([]byte, p.rowBytes)
+				for r := range rows {
+					p.row(row, panels[r/panelRows*p.panelBytes():][:p.panelBytes()], r%panelRows)
+					if !bytes.Equal(row, file[r*p.rowBytes:][:p.rowBytes]) {
+						t.Fatalf("%s: row %d of %d x %d blocks is not the file's", f.Name, r, rows, blocks)
+					}
+				}
+				for r := rows; r < panelsOf(rows)*panelRows; r++ {
+					p.row(row, panels[r/panelRows*p.panelBytes():][:p.panelBytes()], r%panelRows)
+					if !bytes.Equal(row, make([]byte, len(row))) {
+						t.Fatalf("%s: row %d of %d is not zero", f.Name, r, rows)
+					}
+				}
+			}
+		}
+	}
+}
+
+// BenchmarkPack rearranges a matrix, and hashes it, on one core.
+func BenchmarkPack(b *testing.B) {
+	for _, f := range quant.All() {
+		tensors := []device.Tensor{{Name: "t", Format: f, Rows: 512, Cols: 1536}}
+		n := tensors[0].Bytes()
+		p := newPacking(f, 1536)
+		panels := make([]byte, n)
+		b.Run(f.Name+"/pack", func(b *testing.B) {
+			b.SetBytes(int64(n))
+			for b.Loop() {
+				packMatrix(&p, panels, panels)
+			}
+		})
+		b.Run(f.Name+"/hash", func(b *testing.B) {
+			d, err := New(Config{Threads: 1})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer d.Close()
+			w, err := d.NewWeights(tensors)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer w.Close()
+			b.SetBytes(int64(n))
+			for b.Loop() {
+				if _, err := w.Hash(0); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
