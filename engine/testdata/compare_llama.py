@@ -47,17 +47,17 @@ def run(command):
 
 
 def kigo(a, model):
-    rows = {}
-    out, _, _ = run([a.kigo, "bench", model, "--threads", str(a.threads), "--prompt", str(a.prompt),
-                     "--generate", str(a.generate), "--runs", "1", "--json"])
-    for r in json.loads(out)["results"]:
-        rows[r["name"]] = r["median"]
-    one = [a.kigo, "run", "--model", model, "--threads", str(a.threads), "--raw", "--temperature", "0", "--quiet"]
+    out, _, _ = run([a.kigo, "bench", model, "--device", "cpu", "--threads", str(a.threads), "--prompt", str(a.prompt),
+                     "--context", "0", "--generate", str(a.generate), "--runs", "1", "--json"])
+    report = json.loads(out)
+    rows = {r["name"]: r for r in report["results"]}
+    decode = rows[f"decode {a.generate} at context 0"]
+    one = [a.kigo, "run", "--model", model, "--device", "cpu", "--threads", str(a.threads), "--raw", "--temperature", "0", "--quiet"]
     _, start, _ = run(one + ["--max-tokens", "1", PROMPT])
     _, _, memory = run(one + ["--max-tokens", "16", LONG])
     return {
-        "prefill": rows[f"prefill {a.prompt}"], "decode": rows[f"decode {a.generate}"], "start": start, "memory": memory,
-        "memory read": rows["memory read"], "share of it": rows["decode, of memory read"],
+        "prefill": rows[f"prefill {a.prompt}"]["median"], "decode": decode["median"], "start": start, "memory": memory,
+        "memory read": report["rates"]["copy"]["per_second"] / 1e9, "share of it": 100 * decode["share"],
     }
 
 
