@@ -113,13 +113,17 @@ models: ## Fetch the models of the tests into models/ (650 MB to download, once)
 models-demo: ## Fetch the demo model into models/ (93 MB to download, once)
 	@$(PYTHON) .make/models.py --demo
 
+.PHONY: gpu-bundle
+gpu-bundle: build ## Tests, golden files and kigo for a GPU host without Go, into gpu-bundle/
+	@GO='$(GO)' PYTHON='$(PYTHON)' sh .make/gpu-bundle.sh
+
 .PHONY: govulncheck
 govulncheck: $(BIN)/govulncheck ## Known vulnerabilities that the code can reach (asks the Go vulnerability database)
 	$(BIN)/govulncheck ./...
 
 .PHONY: clean
 clean: ## Remove what was built; models and tools stay
-	rm -rf kigo .build
+	rm -rf kigo .build gpu-bundle
 
 .PHONY: distclean
 distclean: clean ## Remove models and tools as well

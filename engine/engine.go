@@ -369,10 +369,10 @@ func (e *Engine) Close() error {
 		case <-e.failed:
 		}
 	}
-	if !e.owner.close() || e.failureNow() != nil {
-		return nil
+	if e.owner.close() && e.usable() {
+		return e.dev.Close()
 	}
-	return e.dev.Close()
+	return nil // nothing may be called on the device any more
 }
 
 // streamsOf is a model's streams, or with nil all there are, also those that have

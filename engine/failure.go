@@ -34,6 +34,9 @@ func (e *Engine) failureNow() error {
 	return e.failure
 }
 
+// usable says whether the device can still be called.
+func (e *Engine) usable() bool { return e.failureNow() == nil }
+
 // why is the reason that nothing more is done: the device's failure, or the
 // engine's own end.
 func (e *Engine) why() error {
@@ -58,7 +61,7 @@ func (e *Engine) failBy(err error) error {
 
 // free gives a model's memory back, on the owner's goroutine.
 func (e *Engine) free(m *served) error {
-	if e.failureNow() != nil {
+	if !e.usable() { // the memory goes with the process
 		return nil
 	}
 	return m.close()

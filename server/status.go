@@ -123,6 +123,7 @@ var rules = []rule{
 	{engine.ErrCorrupt, codes.DataLoss, "DEVICE_DIFFERS_FROM_FILE", 0},
 	{engine.ErrTruncated, codes.DataLoss, "FILE_TRUNCATED", 0},
 	{engine.ErrUnsupportedModel, codes.Unimplemented, "UNSUPPORTED_MODEL", 0},
+	{engine.ErrNotSupported, codes.Unimplemented, "UNSUPPORTED_BY_DEVICE", 0},
 	{engine.ErrInvalidModel, codes.InvalidArgument, "INVALID_MODEL", 0},
 
 	{gguf.ErrTruncated, codes.DataLoss, "FILE_TRUNCATED", 0},

@@ -80,7 +80,7 @@ func (x *executable) Top(i, n int) (top []device.Ranked, ok bool, err error) {
 	}
 	defer unbind()
 	found, err := x.collect(i-x.held, n)
-	if err != nil || found > topRoom {
+	if err != nil || found > topRoom || found < n { // too few: some logits are no numbers
 		return nil, false, err
 	}
 	x.top = x.top[:0]

@@ -92,7 +92,8 @@ func (s *session) upload(w device.Weights) (err error) {
 	if err := up.Close(); err != nil {
 		return err
 	}
-	one, err := w.Hash(3)
+	some := min(3, len(s.s.declared)-1)
+	one, err := w.Hash(some)
 	if err != nil {
 		return err
 	}
@@ -103,7 +104,7 @@ func (s *session) upload(w device.Weights) (err error) {
 	for i, got := range all {
 		var want device.Hash
 		want.Add(0, s.s.bytes(i))
-		if got != uint64(want) || i == 3 && one != got {
+		if got != uint64(want) || i == some && one != got {
 			return fmt.Errorf("hash of tensor %d is %x, want %x", i, got, want)
 		}
 	}

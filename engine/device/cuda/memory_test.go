@@ -214,8 +214,8 @@ func TestLayerAgreesWithTheCPU(t *testing.T) {
 			d := float64(got[i]) - float64(w)
 			diff, size = diff+d*d, size+float64(w)*float64(w)
 		}
-		// Six products in a row, each rounding to 2^-12 at most.
-		if e := math.Sqrt(diff / size); !(e < 2e-3) {
+		// Six products in a row, each rounding to 2^-12 at most: some 3e-4.
+		if e := math.Sqrt(diff / size); !(e < 1e-3) {
 			t.Errorf("%s: logits off by %.1e", f.Name, e)
 		}
 	}
@@ -226,26 +226,27 @@ func TestLayerAgreesWithTheCPU(t *testing.T) {
 // does not stay below it, and is counted piece by piece in TestNothingIsLeft.
 const granule = 2 << 20
 
-// Fifty loads and unloads leave free memory where it was, and the last says what
-// the first did.
+// Loads and unloads leave free memory where it was, and the last says what the
+// first did. The driver keeps some memory of its own with the first dozens; what
+// leaked with every load, a few KB even, would make up granules in the later ones.
 func TestLoadsLeaveNoMemoryTaken(t *testing.T) {
 	dev := open(t, cuda.Config{})
 	t.Cleanup(func() { dev.Close() })
 	p, s := layer(t, quant.Q4_K)
 	want := serve(t, dev, p, s)
-	for range 4 { // the driver takes some memory of its own with the first ones
-		serve(t, dev, p, s)
-	}
-	before := dev.Info().MemoryFree
-	for i := range 50 {
-		if got := serve(t, dev, p, s); !equal(got, want) {
-			t.Fatalf("load %d: other logits", i)
+	const loads = 400
+	var free [2]uint64
+	for part := range free {
+		for i := range loads {
+			if got := serve(t, dev, p, s); !equal(got, want) {
+				t.Fatalf("load %d: other logits", i)
+			}
 		}
+		free[part] = dev.Info().MemoryFree
 	}
-	after := dev.Info().MemoryFree
-	t.Logf("%d bytes free before, %d after", before, after)
-	if before == 0 || after+granule <= before {
-		t.Errorf("%d bytes were free before the loads, %d after", before, after)
+	t.Logf("%d bytes free after %d loads, %d after twice as many", free[0], loads, free[1])
+	if free[0] == 0 || free[1]+granule <= free[0] {
+		t.Errorf("%d bytes were free after %d loads, %d after twice as many", free[0], loads, free[1])
 	}
 }
 

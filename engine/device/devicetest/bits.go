@@ -234,11 +234,11 @@ func (s *suite) choose(t *testing.T) {
 			t.Cleanup(func() { closeAll(t, dev) })
 			const inputs, width = 64, 256
 			r := newRig(t, inputs, width)
-			// Every third row of the matrix is row 20 again, so that ties happen.
+			// Every row of the matrix stands there twice, so that ties happen.
 			w := r.tensor(typ, inputs, width, 0.1)
 			row := len(r.bytes[w]) / inputs
-			for same := 2; same < inputs; same += 3 {
-				copy(r.bytes[w][same*row:(same+1)*row], r.bytes[w][20*row:21*row])
+			for odd := 1; odd < inputs; odd += 2 {
+				copy(r.bytes[w][odd*row:(odd+1)*row], r.bytes[w][(odd-1)*row:odd*row])
 			}
 			r.add(&device.Logits{In: r.in, Weight: w, Stage: "logits"})
 			x := r.compileQuiet(dev, 256, 200)
@@ -246,7 +246,8 @@ func (s *suite) choose(t *testing.T) {
 			if !ok {
 				t.Skip("no device.Chooser")
 			}
-			ties := 0
+			_, ranks := c.(device.Ranker)
+			ties, told := 0, 0
 			for _, n := range []int{1, 2, 9, 16, 17, 64, 1, 1} {
 				tokens := make([]int32, n)
 				for i := range tokens {
@@ -272,6 +273,9 @@ func (s *suite) choose(t *testing.T) {
 							t.Errorf("%d rows, logits %d: token %d with %v (%v), want %d with %v", n, i, id, logit, err, best, row[best])
 						}
 					}
+					if ranker, ok := c.(device.Ranker); ok {
+						told += topOf(t, ranker, want, inputs)
+					}
 					if got, err := c.Fetch(); err != nil || !slices.Equal(got, want) {
 						t.Errorf("%d rows: Fetch gives other logits than Run (%v)", n, err)
 					}
@@ -287,6 +291,9 @@ func (s *suite) choose(t *testing.T) {
 			}
 			if ties == 0 {
 				t.Error("no row had two largest logits")
+			}
+			if ranks && told == 0 {
+				t.Error("Top never told anything")
 			}
 			closeAll(t, x.exec)
 			for what, err := range map[string]error{"Begin": c.Begin(oneOf([]int32{1})), "Fetch": second(c.Fetch())} {
@@ -328,4 +335,35 @@ func (s *suite) top(t *testing.T, x device.Executable, logits []float32, width, 
 			}
 		}
 	}
+}
+
+// topOf compares the largest logits of every row with want, which has rows of width
+// logits, and counts those that the device could tell.
+func topOf(t *testing.T, r device.Ranker, want []float32, width int) (told int) {
+	t.Helper()
+	for i := range len(want) / width {
+		row := want[i*width : (i+1)*width]
+		order := make([]device.Ranked, width)
+		for id, v := range row {
+			order[id] = device.Ranked{ID: int32(id), Logit: v}
+		}
+		slices.SortStableFunc(order, func(a, b device.Ranked) int { return cmp.Compare(b.Logit, a.Logit) })
+		for _, n := range []int{1, 2, 7, width} {
+			top, ok, err := r.Top(i, n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !ok {
+				continue
+			}
+			told++
+			if !slices.Equal(top, order[:n]) {
+				t.Errorf("the %d largest logits of row %d are %v, want %v", n, i, top, order[:n])
+			}
+		}
+		if _, _, err := r.Top(i, 0); err == nil {
+			t.Error("there are no largest logits")
+		}
+	}
+	return told
 }

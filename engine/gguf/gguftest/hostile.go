@@ -13,8 +13,8 @@ import (
 // Raw builds files byte by byte, so that it can build wrong ones.
 type Raw []byte
 
-// U32, U64, Str and Zeros append a number, a string with its length before it, and
-// zeros.
+// What Raw appends: numbers, a string with its length before it, zeros.
+
 func (b Raw) U32(n uint32) Raw { return binary.LittleEndian.AppendUint32(b, n) }
 func (b Raw) U64(n uint64) Raw { return binary.LittleEndian.AppendUint64(b, n) }
 func (b Raw) Str(s string) Raw { return append(b.U64(uint64(len(s))), s...) }

@@ -1,0 +1,313 @@
+package cuda_test
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"kigo/engine/device"
+	"kigo/engine/device/cuda"
+	"kigo/engine/device/cuda/driver"
+	"kigo/engine/quant"
+	"kigo/kernels"
+)
+
+// everyKernel runs small steps on a device until every kernel has run: each format's
+// products and attention for every size of head, with numbers of rows for which
+// kernels of their own are there. It is the part of the tests that is short enough
+// for compute-sanitizer; what the results are is the business of the others, beyond
+// being numbers.
+func everyKernel(t *testing.T, dev device.Device) {
+	t.Helper()
+	for _, f := range quant.All() {
+		p, s := layerOf(t, f.Type, 40, 256, 8, 2, 32, 256)
+		everyStep(t, dev, f.Name, p, s, []int{1, 3, 20, 70})
+		wideStep(t, dev, f)
+	}
+	for _, dim := range []int{32, 64, 96, 128, 256} {
+		// How many multiprocessors these numbers keep busy decides over how many
+		// heads attention serves together.
+		p, s := layerOf(t, quant.Q8_0, 40, 64, 4, 1, dim, 64)
+		everyStep(t, dev, fmt.Sprint("heads of ", dim), p, s, []int{1, 10, 20, 40})
+	}
+	p, s := layerOf(t, quant.F16, 40, 64, 2, 2, 64, 64) // heads that share nothing
+	everyStep(t, dev, "heads alone", p, s, []int{1, 70})
+	p, s = twoFormats(t)
+	everyStep(t, dev, "gate of two formats", p, s, []int{1, 20})
+}
+
+// everyStep runs the program with so many rows, as rows of one sequence, and as one
+// row of as many sequences: at the beginning, again to be recorded and replayed,
+// and after a past that attention walks over in parts. Once with somebody watching.
+func everyStep(t *testing.T, dev device.Device, what string, p *device.Program, s *tensors, rows []int) {
+	t.Helper()
+	w, err := dev.NewWeights(p.Tensors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.uploadAll(w); err != nil {
+		t.Fatal(err)
+	}
+	shape := p.Cache
+	shape.BlockSize = 16
+	const past, pastBlocks = 300, 20
+	most := slices.Max(rows)
+	c, err := dev.NewCache(shape, pastBlocks+most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closers := []interface{ Close() error }{c, w}
+	for _, watched := range []bool{false, true} {
+		opt := device.CompileOptions{MaxRows: max(most, past)}
+		if watched {
+			opt.Tap = func(string, int, int, []float32) {}
+		}
+		x, err := dev.Compile(p, w, c, opt)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		closers = append([]interface{ Close() error }{x}, closers...)
+		run := func(step *device.Step) {
+			t.Helper()
+			logits, err := x.Run(step)
+			if err != nil {
+				t.Fatalf("%s, %d rows: %v", what, len(step.Tokens), err)
+			}
+			for i, v := range logits {
+				if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+					t.Fatalf("%s, %d rows: logit %d is %v", what, len(step.Tokens), i, v)
+				}
+			}
+		}
+		long := make([]int32, pastBlocks) // the one that has a past
+		for i := range long {
+			long[i] = int32(pastBlocks - 1 - i)
+		}
+		tokens := func(n int) []int32 {
+			t := make([]int32, n)
+			for i := range t {
+				t[i] = int32(i % 40)
+			}
+			return t
+		}
+		run(&device.Step{Tokens: tokens(past), Seqs: []device.SeqRows{{Rows: past, Blocks: long}}, Logits: []int{past - 1}})
+		for _, n := range rows {
+			if watched && n > 20 {
+				continue
+			}
+			last := []int{n - 1}
+			run(&device.Step{Tokens: tokens(n), Seqs: []device.SeqRows{{Rows: n, Start: 2, Blocks: long}}, Logits: last})
+			each := &device.Step{Tokens: tokens(n), Logits: last}
+			for i := range n {
+				q := device.SeqRows{Rows: 1, Start: i % 16, Blocks: []int32{int32(pastBlocks + i)}}
+				if i == 0 {
+					q = device.SeqRows{Rows: 1, Start: past, Blocks: long}
+				}
+				each.Seqs = append(each.Seqs, q)
+			}
+			for range 3 {
+				run(each)
+			}
+			if c, ok := x.(device.Ranker); ok && n <= 3 {
+				each.Logits = []int{0}
+				if err := c.Begin(each); err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := c.Largest(0); err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := c.Top(0, 5); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	for _, c := range closers {
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// wideStep multiplies so many rows that each multiprocessor has enough of them: a
+// prompt's worth for a small matrix.
+func wideStep(t *testing.T, dev device.Device, f *quant.Format) {
+	t.Helper()
+	const rows, width, outs, vocab = 20000, 256, 48, 40
+	rng := rand.New(rand.NewPCG(28, uint64(f.Type)))
+	s := &tensors{}
+	for _, n := range []int{vocab, outs, vocab} {
+		cols := width
+		format := f
+		if len(s.declared) == 2 {
+			cols = outs
+			if format = mustLookup(t, quant.F16); f.BlockSize == 1 {
+				format = f
+			}
+		}
+		raw := make([]byte, n*cols/format.BlockSize*format.BlockBytes)
+		format.Random(raw, 0.1, rng)
+		s.add(fmt.Sprintf("tensor %d", len(s.declared)), format, n, cols/format.BlockSize, raw)
+	}
+	p := &device.Program{
+		Tensors: s.declared, Vocab: vocab, Cache: device.CacheShape{Layers: 1, KVHeads: 1, HeadDim: 8},
+		Values: []device.ValueInfo{{Stage: "in", Width: width}, {Stage: "out", Width: outs}},
+		Ops: []device.Op{
+			&device.Embed{Table: 0, Out: 0},
+			&device.Project{In: 0, Mats: []device.Matrix{{Weight: 1, Bias: device.NoTensor, Out: 1}}, Residual: device.NoValue},
+			&device.Logits{In: 1, Weight: 2, Stage: "logits"},
+		},
+	}
+	w, err := dev.NewWeights(p.Tensors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.uploadAll(w); err != nil {
+		t.Fatal(err)
+	}
+	shape := p.Cache
+	shape.BlockSize = rows
+	c, err := dev.NewCache(shape, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := dev.Compile(p, w, c, device.CompileOptions{MaxRows: rows})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.Run(&device.Step{Tokens: make([]int32, rows), Seqs: []device.SeqRows{{Rows: rows, Blocks: []int32{0}}}, Logits: []int{rows - 1}}); err != nil {
+		t.Fatalf("%s, %d rows: %v", f.Name, rows, err)
+	}
+	for _, c := range []interface{ Close() error }{x, c, w} {
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func mustLookup(t *testing.T, typ quant.Type) *quant.Format {
+	t.Helper()
+	f, err := quant.Lookup(typ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// uploadAll is load.Read in one goroutine, with the proof.
+func (s *tensors) uploadAll(w device.Weights) error {
+	return (&session{s: s}).upload(w)
+}
+
+// twoFormats is a program whose gate and up matrices have different formats.
+func twoFormats(t *testing.T) (*device.Program, *tensors) {
+	t.Helper()
+	p, s := layerOf(t, quant.F16, 40, 64, 2, 1, 32, 64)
+	f := mustLookup(t, quant.Q8_0)
+	raw := make([]byte, 64*64/f.BlockSize*f.BlockBytes)
+	f.Random(raw, 0.1, rand.New(rand.NewPCG(26, 27)))
+	s.add("another format", f, 64, 64/f.BlockSize, raw)
+	p.Tensors = s.declared
+	for _, op := range p.Ops {
+		if op, ok := op.(*device.Project); ok && op.Act != device.ActNone {
+			op.Mats[1].Weight = device.TensorID(len(p.Tensors) - 1)
+		}
+	}
+	return p, s
+}
+
+// unserved are the families that serving does not need: the self-test of a GPU, and
+// what measures it.
+var unserved = []string{"probe", "rate"}
+
+// reached fails for kernels that are there for the GPU and were not launched.
+func reached(t *testing.T, launched map[string]bool, major, minor int) {
+	t.Helper()
+	for _, family := range kernels.Families() {
+		_, target, err := kernels.Image(family, major, minor)
+		if err != nil {
+			continue // none for this GPU
+		}
+		for _, k := range kernels.Kernels(family) {
+			if (k.Targets == nil || slices.Contains(k.Targets, target)) && !launched[k.Name] && !slices.Contains(unserved, family) {
+				t.Errorf("kernel %s was not reached", k.Name)
+			}
+		}
+	}
+	if t.Failed() {
+		t.Logf("reached: %s", strings.Join(slices.Sorted(maps.Keys(launched)), " "))
+	}
+}
+
+// The steps of everyKernel reach them all: found on the scripted driver, so that a
+// kernel which nothing reaches shows where there is no GPU.
+func TestEveryKernelIsReached(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not with -short: arithmetic only")
+	}
+	g := newFakeGPU()
+	d, err := g.open(cuda.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	everyKernel(t, d)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Check(); err != nil {
+		t.Error(err)
+	}
+	launched := map[string]bool{}
+	for _, c := range g.TakeCalls() {
+		if name, ok := strings.CutPrefix(c, "Launch "); ok {
+			launched[name] = true
+		}
+	}
+	reached(t, launched, 9, 0)
+}
+
+// The same on a GPU, under compute-sanitizer if somebody asks for it.
+func TestEveryKernel(t *testing.T) {
+	open(t, cuda.Config{}).Close() // or skip
+	drv, err := driver.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	props, err := drv.Properties(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &recorder{Driver: drv, names: map[driver.Function]string{}, launched: map[string]bool{}}
+	d, err := cuda.OpenOn(cuda.Config{}, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	everyKernel(t, d)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	reached(t, r.launched, props.Major, props.Minor)
+}
+
+// recorder notes which kernels are launched, from one goroutine.
+type recorder struct {
+	driver.Driver
+	names    map[driver.Function]string
+	launched map[string]bool
+}
+
+func (r *recorder) Function(m driver.Module, name string) (driver.Function, error) {
+	f, err := r.Driver.Function(m, name)
+	r.names[f] = name
+	return f, err
+}
+
+func (r *recorder) Launch(f driver.Function, l *driver.Launch, params unsafe.Pointer) error {
+	r.launched[r.names[f]] = true
+	return r.Driver.Launch(f, l, params)
+}
