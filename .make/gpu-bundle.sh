@@ -12,7 +12,7 @@ PYTHON=${PYTHON:-python3}
 most=$((60 * 1024 * 1024))
 
 # Those whose tests use a GPU.
-packages="engine/device/cuda engine/device/cuda/driver engine/device/devices engine/model engine/verify engine server server/cli"
+packages="engine/device/cuda engine/device/cuda/driver engine/device/devices engine/model engine/verify engine/perplexity engine server server/cli"
 
 rm -rf gpu-bundle
 mkdir -p gpu-bundle

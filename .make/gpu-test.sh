@@ -20,7 +20,7 @@ set -u
 here=$(cd "$(dirname "$0")" && pwd)
 BUNDLE=${BUNDLE:-$here/unpacked}
 out=${OUT:-$BUNDLE/logs}
-stages=${*:-driver cuda devices model verify engine server faults kigo}
+stages=${*:-driver cuda devices model verify perplexity engine server faults kigo}
 
 unpack() {
 	if [ -f "$BUNDLE/VERSION" ] && [ ! "$here/bundle.tar.xz" -nt "$BUNDLE/.unpacked" ]; then
@@ -149,10 +149,11 @@ for stage in $stages; do
 	devices) tests devices engine/device/devices ;;
 	model) tests model engine/model ;;
 	verify) tests verify engine/verify ;;
+	perplexity) tests perplexity engine/perplexity ;;
 	engine) tests engine engine ;;
 	# Those that run a real engine; others build tools with Go, or read sources.
 	server) tests server server -test.run 'Haiku|Lesson|Execute|Tokenize|Drain|RealRequests|TracePhases|WordFinder' ;;
-	faults) tests faults server/cli -test.run 'GPU|Verify' ;;
+	faults) tests faults server/cli -test.run 'GPU|Verify|Perplexity' ;;
 	kigo)
 		if [ -f "$smollm2" ]; then
 			command_ok kigo "$BUNDLE/kigo" verify "$smollm2" --device cuda

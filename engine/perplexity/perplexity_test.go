@@ -143,8 +143,12 @@ func oracle(t *testing.T, m Model, context, chunks int, bos bool) (probability [
 	defer w.Close()
 	p := model.Record(spec, b)
 	shape := p.Cache
-	shape.BlockSize = context
-	cache, err := dev.NewCache(shape, 1)
+	shape.BlockSize = blockTokens
+	blocks := make([]int32, (context+blockTokens-1)/blockTokens)
+	for i := range blocks {
+		blocks[i] = int32(len(blocks) - 1 - i)
+	}
+	cache, err := dev.NewCache(shape, len(blocks))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +160,7 @@ func oracle(t *testing.T, m Model, context, chunks int, bos bool) (probability [
 	defer x.Close()
 	for c := range chunks {
 		chunk := tokens[c*context : (c+1)*context]
-		step := device.Step{Tokens: slices.Clone(chunk), Seqs: []device.SeqRows{{Rows: context, Blocks: []int32{0}}}}
+		step := device.Step{Tokens: slices.Clone(chunk), Seqs: []device.SeqRows{{Rows: context, Blocks: blocks}}}
 		if bos {
 			step.Tokens[0] = first
 		}
