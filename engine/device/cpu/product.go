@@ -31,7 +31,7 @@ type product struct {
 	yRow       int // bytes from one row to the next
 	cols       int
 
-	scratch [256]float32 // scales and minima of a block of 256 columns
+	scratch [256]float32 //nolint:unused // the assembly's: scales and minima of a block of 256 columns
 
 	m      *matrix
 	values *unpacked // scratch of the scalar path
@@ -67,8 +67,8 @@ func floats(f *quant.Format) bool { return f.BlockSize == 1 }
 
 // multiply computes rows [lo, hi) of m times all of x; lo is a multiple of 16.
 // Row r of the results begins at y[r*width].
-func (w *worker) multiply(m *matrix, lo, hi int, x *rows, y []float32, width int, quantized bool) {
-	p := &w.product
+func (k *worker) multiply(m *matrix, lo, hi int, x *rows, y []float32, width int, quantized bool) {
+	p := &k.product
 	p.m, p.rows, p.cols = m, x.n, m.tensor.Cols
 	p.panelBytes = m.packing.panelBytes()
 	p.x, p.xRow = (*byte)(unsafe.Pointer(&x.f[0])), 4*x.width
@@ -86,12 +86,12 @@ func (w *worker) multiply(m *matrix, lo, hi int, x *rows, y []float32, width int
 		return
 	}
 	// The last panel has rows that are not there: their results go elsewhere.
-	w.tail = sized(w.tail, x.n*panelRows)
+	k.tail = sized(k.tail, x.n*panelRows)
 	p.weights, p.panels = &m.panel(lo / panelRows)[0], 1
-	p.y, p.yRow = &w.tail[0], 4*panelRows
+	p.y, p.yRow = &k.tail[0], 4*panelRows
 	m.product(p)
 	for r := range x.n {
-		copy(y[r*width:][:hi-lo], w.tail[r*panelRows:])
+		copy(y[r*width:][:hi-lo], k.tail[r*panelRows:])
 	}
 }
 

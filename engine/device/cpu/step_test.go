@@ -11,9 +11,8 @@ import (
 
 // layer is a small model of one layer, compiled on a device.
 type layer struct {
-	prog  device.Program
-	exec  device.Executable
-	heads int
+	prog device.Program
+	exec device.Executable
 }
 
 func newLayer(t *testing.T, cfg Config) *layer {
