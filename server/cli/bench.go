@@ -1,12 +1,10 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -128,7 +126,10 @@ func (b *bencher) run(ctx context.Context) (*benchReport, error) {
 	}
 	report.add(fmt.Sprintf("prefill %d", b.prompt), "tokens/s", prefill)
 	report.add(fmt.Sprintf("decode %d", b.generate), "tokens/s", decode)
-	limit := memoryRead(report.Threads, b.runs)
+	limit, err := engine.MemoryRead(report.Threads, b.runs)
+	if err != nil {
+		return nil, err
+	}
 	report.add("memory read", "GB/s", limit)
 	size, err := decodeBytes(b.path)
 	if err != nil {
@@ -140,31 +141,6 @@ func (b *bencher) run(ctx context.Context) (*benchReport, error) {
 	}
 	report.add("decode, of memory read", "%", share)
 	return report, nil
-}
-
-// memoryRead measures how many GB/s so many threads read of memory that does not
-// fit the caches: the limit of decoding on a CPU.
-func memoryRead(threads, runs int) []float64 {
-	const each = 96 << 20
-	blocks := make([][]byte, threads)
-	for i := range blocks {
-		blocks[i] = bytes.Repeat([]byte{1}, each)
-	}
-	var rates []float64
-	for range runs + 1 {
-		start := time.Now()
-		var readers sync.WaitGroup
-		for _, b := range blocks {
-			readers.Go(func() {
-				for range 4 {
-					bytes.IndexByte(b, 0) // to the end, in vectors
-				}
-			})
-		}
-		readers.Wait()
-		rates = append(rates, float64(4*each*threads)/time.Since(start).Seconds()/1e9)
-	}
-	return rates[1:] // the first finds the threads asleep
 }
 
 // decodeBytes is what is read of a model's weights for one token: all of them but
