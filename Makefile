@@ -42,6 +42,7 @@ run: build models-demo ## Serve the demo model, show a haiku over gRPC, and keep
 .PHONY: test
 test: models ## Everything that matters, in at most ten minutes on two cores
 	$(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./engine/device/cpu
 	$(GO) test $(TEST_FLAGS) ./...
 	$(GO) test $(TEST_FLAGS) -race -short $(UNWATCHED) $(RACE)
 	$(GO) test $(TEST_FLAGS) -race -short ./engine/device/...
@@ -55,6 +56,10 @@ test-long: models ## The full sizes of the tests that `make test` samples
 .PHONY: test-deploy
 test-deploy: models-demo ## The container file and the manifests, with Kubernetes' own code
 	cd deploy/tests && $(GO) vet ./... && $(GO) test -count 1 $(TEST_FLAGS) ./...
+
+.PHONY: test-arm64
+test-arm64: ## The assembly of arm64 under emulation (qemu-aarch64 of Debian's qemu-user)
+	GOARCH=arm64 $(GO) test $(TEST_FLAGS) -exec 'qemu-aarch64 -cpu max' ./engine/device/cpu -skip 'TestConformance/(reference|scalar)'
 
 .PHONY: cover
 cover: models ## Test coverage of each package, and of all in .build/cover.html

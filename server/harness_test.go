@@ -22,6 +22,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"kigo/engine"
+	"kigo/engine/device/devices"
+	slowed "kigo/engine/device/scripted"
 	"kigo/engine/testenv"
 	kigov1 "kigo/proto/kigo/v1"
 	"kigo/server"
@@ -131,7 +133,7 @@ func newEngine(t testing.TB, set ...func(*engine.Config)) *engine.Engine {
 	for _, s := range set {
 		s(&cfg)
 	}
-	e, err := engine.New(cfg)
+	e, err := openEngine(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,6 +143,24 @@ func newEngine(t testing.TB, set ...func(*engine.Config)) *engine.Engine {
 		}
 	})
 	return e
+}
+
+// openEngine gives the small model of the race detector steps that take a while, as a
+// real one's do: hundreds of its tokens are over before a client looks at the first.
+func openEngine(cfg engine.Config) (*engine.Engine, error) {
+	if !raceDetector {
+		return engine.New(cfg)
+	}
+	dev, _, err := devices.Open(devices.Options{Name: cfg.Device, Threads: cfg.Threads})
+	if err != nil {
+		return nil, err
+	}
+	return engine.NewOn(cfg, slowed.New(dev, func(call string, _ int) error {
+		if call == "Run" {
+			time.Sleep(time.Millisecond)
+		}
+		return nil
+	}))
 }
 
 // demoFile is the demo model, or under the race detector a small one in its

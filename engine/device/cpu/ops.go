@@ -114,15 +114,16 @@ func (t *multiplying) add(p part) {
 
 func (t *multiplying) run() {
 	last := t.parts[len(t.parts)-1]
-	panels := last.first + last.panels
-	t.x.dev.workers.run(panels, t.x.panelsPerChunk(panels), t)
+	t.x.dev.workers.run(last.first+last.panels, t.x.panelsPerChunk(t.x.normed.width), t)
 }
 
-// panelsPerChunk is how many panels a worker takes at a time: few enough that
-// the workers end together and that the second-level cache keeps them while
-// all rows pass by, enough that handing out costs nothing.
-func (x *executable) panelsPerChunk(panels int) int {
-	return min(max(panels/(8*len(x.dev.workers.all)), 1), 8)
+// panelsPerChunk is how many panels of so many columns a worker takes at a time:
+// about 300,000 products of weights and activations, a few microseconds. That is
+// long enough that handing out costs nothing and that one row of activations,
+// which memory has to keep up with, finds long runs of it; and short enough that
+// the workers end together.
+func (x *executable) panelsPerChunk(cols int) int {
+	return min(max(300_000/(panelRows*cols*x.normed.n), 1), 16)
 }
 
 func (t *multiplying) do(w *worker, lo, hi int) {
@@ -168,8 +169,7 @@ func (x *executable) gated(op *device.Project, residual []float32) {
 		x: x, gate: x.mats[g.Weight], up: x.mats[u.Weight], gateBias: x.vec(g.Bias), upBias: x.vec(u.Bias),
 		residual: residual, out: x.value(g.Out), quantized: [2]bool{x.quantized(g.Weight), x.quantized(u.Weight)},
 	}
-	panels := panelsOf(t.gate.tensor.Rows)
-	x.dev.workers.run(panels, x.panelsPerChunk(panels), t)
+	x.dev.workers.run(panelsOf(t.gate.tensor.Rows), x.panelsPerChunk(x.normed.width), t)
 }
 
 func (t *gating) do(w *worker, lo, hi int) {

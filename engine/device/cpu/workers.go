@@ -12,17 +12,19 @@ import (
 // A step is a few hundred loops of some ten microseconds, so a goroutine that
 // has nothing to do keeps looking for the next loop for a while before it
 // sleeps, and nobody waits for one that has not woken up: chunks are claimed
-// one by one, and run ends when the claimed ones are done.
+// one by one, and run ends when the claimed ones are done. Each worker begins
+// with a share of its own, chunk after chunk, because memory is read best in
+// order, and then helps the others with theirs.
 type workers struct {
 	all   []*worker
 	alive sync.WaitGroup
 
 	// The loop at hand. Whoever has claimed a chunk of it may read these.
-	task                 task
-	count, chunk, chunks int
+	task         task
+	count, chunk int
 
-	_     [64]byte      // the words below change all the time
-	claim atomic.Uint64 // number of the loop << 32 | chunks that nobody has claimed
+	_     [64]byte // the words below change all the time
+	loop  atomic.Uint64
 	_     [64]byte
 	done  atomic.Int64 // chunks done
 	_     [64]byte
@@ -35,6 +37,9 @@ type task interface{ do(w *worker, lo, hi int) }
 
 // worker is one of the goroutines, with its own scratch memory.
 type worker struct {
+	share  atomic.Uint64 // number of the loop << 32 | chunks of the share that nobody has claimed
+	_      [64]byte
+	id     int
 	asleep atomic.Bool
 	wake   chan struct{} // sent to by whoever turns asleep off
 
@@ -59,8 +64,9 @@ func newWorker() *worker {
 
 func startWorkers(n int) *workers {
 	w := &workers{}
-	for range n {
+	for i := range n {
 		w.all = append(w.all, newWorker())
+		w.all[i].id = i
 	}
 	for _, k := range w.all[1:] {
 		w.alive.Go(func() { w.serve(k) })
@@ -76,11 +82,10 @@ const (
 
 // serve works on one loop after another until stop.
 func (w *workers) serve(k *worker) {
-	seen := uint64(0) // the claim word when this worker last looked
+	seen := uint64(0) // the loop that this worker last looked at
 	for {
 		for round := 0; ; round++ {
-			now := w.claim.Load()
-			if now>>32 != seen>>32 {
+			if now := w.loop.Load(); now != seen {
 				seen = now
 				break
 			}
@@ -90,7 +95,7 @@ func (w *workers) serve(k *worker) {
 			}
 			k.asleep.Store(true)
 			// What came before that store has woken nobody.
-			if w.claim.Load()>>32 != seen>>32 && k.asleep.CompareAndSwap(true, false) {
+			if w.loop.Load() != seen && k.asleep.CompareAndSwap(true, false) {
 				continue
 			}
 			<-k.wake
@@ -99,44 +104,65 @@ func (w *workers) serve(k *worker) {
 		if w.ended.Load() {
 			return
 		}
-		w.work(k, seen>>32)
+		w.work(k, seen)
 	}
 }
 
-// work claims and does chunks of a loop while there are any.
+// work claims and does chunks of a loop while there are any: of the worker's own
+// share, then of the others'.
 func (w *workers) work(k *worker, loop uint64) {
-	for {
-		c := w.claim.Load()
-		left := c & (1<<32 - 1)
-		if c>>32 != loop || left == 0 {
-			return
+	for i := range w.all {
+		owner := k.id + i
+		if owner >= len(w.all) {
+			owner -= len(w.all)
 		}
-		if !w.claim.CompareAndSwap(c, c-1) {
-			continue
+		share := &w.all[owner].share
+		for {
+			c := share.Load()
+			left := int(c & (1<<32 - 1))
+			if c>>32 != loop&(1<<32-1) || left == 0 {
+				break
+			}
+			if !share.CompareAndSwap(c, c-1) {
+				continue
+			}
+			first, end := w.shareOf(owner)
+			lo := first + (chunksOf(end-first, w.chunk)-left)*w.chunk
+			w.task.do(k, lo, min(lo+w.chunk, end))
+			w.done.Add(1)
 		}
-		lo := (w.chunks - int(left)) * w.chunk
-		w.task.do(k, lo, min(lo+w.chunk, w.count))
-		w.done.Add(1)
 	}
 }
+
+// shareOf are the items of a worker's share, [lo, hi).
+func (w *workers) shareOf(worker int) (lo, hi int) {
+	return w.count * worker / len(w.all), w.count * (worker + 1) / len(w.all)
+}
+
+func chunksOf(items, chunk int) int { return (items + chunk - 1) / chunk }
 
 // run calls t.do for ranges that cover [0, count) once, each of chunk items
-// but perhaps one.
+// at most.
 func (w *workers) run(count, chunk int, t task) {
 	if count <= 0 {
 		return
 	}
 	first := w.all[0]
-	chunk = max(chunk, 1)
-	chunks := (count + chunk - 1) / chunk
-	if len(w.all) == 1 || chunks == 1 {
+	if len(w.all) == 1 || count <= chunk {
 		t.do(first, 0, count)
 		return
 	}
-	w.task, w.count, w.chunk, w.chunks = t, count, chunk, chunks
+	w.task, w.count, w.chunk = t, count, max(chunk, 1)
 	w.done.Store(0)
-	loop := w.next(uint64(chunks))
-	for _, k := range w.all[1:min(len(w.all), chunks)] {
+	loop, chunks := w.loop.Load()+1, 0
+	for i, k := range w.all {
+		lo, hi := w.shareOf(i)
+		n := chunksOf(hi-lo, w.chunk)
+		k.share.Store(loop<<32 | uint64(n))
+		chunks += n
+	}
+	w.loop.Store(loop)
+	for _, k := range w.all[1:] {
 		k.rouse()
 	}
 	w.work(first, loop)
@@ -149,13 +175,6 @@ func (w *workers) run(count, chunk int, t task) {
 	}
 }
 
-// next opens a loop of so many chunks and returns its number.
-func (w *workers) next(chunks uint64) uint64 {
-	loop := (w.claim.Load()>>32 + 1) & (1<<32 - 1)
-	w.claim.Store(loop<<32 | chunks)
-	return loop
-}
-
 func (k *worker) rouse() {
 	if k.asleep.Load() && k.asleep.CompareAndSwap(true, false) {
 		k.wake <- struct{}{}
@@ -165,7 +184,7 @@ func (k *worker) rouse() {
 // stop ends the goroutines and waits for them.
 func (w *workers) stop() {
 	w.ended.Store(true)
-	w.next(0)
+	w.loop.Add(1)
 	for _, k := range w.all[1:] {
 		k.rouse()
 	}
