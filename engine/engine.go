@@ -176,10 +176,6 @@ func newEngine(cfg Config, dev device.Device) *Engine {
 	return e
 }
 
-// MemoryRead measures how many GB/s so many threads read of memory that does not
-// fit the caches, in so many runs: the limit of generating on a CPU.
-func MemoryRead(threads, runs int) ([]float64, error) { return cpu.MemoryRead(threads, runs) }
-
 // Models lists the loaded models.
 func (e *Engine) Models() []ModelInfo {
 	e.mu.Lock()
