@@ -423,7 +423,8 @@ func TestSlowReaderIsPausedThenEnded(t *testing.T) {
 }
 
 func TestQueueIsBounded(t *testing.T) {
-	e := loaded(t, engine.Config{MaxConcurrent: 1, MaxQueue: 1})
+	// Nobody reads the first, so that it pauses and keeps its place.
+	e := loaded(t, engine.Config{MaxConcurrent: 1, MaxQueue: 1, StreamBuffer: 4})
 	a, b := submit(t, e, greedy("a", 50)), submit(t, e, greedy("b", 2))
 	_, err := e.Submit(t.Context(), greedy("c", 2))
 	var retry *engine.RetryError

@@ -178,17 +178,20 @@ func dialStruck(t testing.TB, f *fixture) *struckConn {
 // called once, after so many events but at the earliest after the first.
 func (h *history) over(ctx context.Context, t *testing.T, c kigov1.InferenceServiceClient, after int, strike func()) {
 	stream, err := c.Execute(ctx, h.request)
+	struck := false
 	for events := 0; err == nil; events++ {
 		if strike != nil && events > 0 && events >= after {
 			strike()
-			strike = nil
+			strike, struck = nil, true
 		}
 		var res *kigov1.ExecuteResponse
 		if res, err = stream.Recv(); err == nil {
 			h.add(t, res)
 		}
 	}
-	if !errors.Is(err, io.EOF) {
+	// Between the last event and the stream's trailers, the error is the client's own doing.
+	ownDoing := h.end != nil && (struck || ctx.Err() != nil)
+	if !errors.Is(err, io.EOF) && !ownDoing {
 		h.err = err
 	}
 }

@@ -113,9 +113,11 @@ func TestAbandonedLoadsLeaveTheOldModelServing(t *testing.T) {
 			var once sync.Once
 			g.gate(func(ctx context.Context, p engine.LoadProgress) {
 				if p.Stage == stage {
-					once.Do(func() { close(reached) })
-					<-ctx.Done() // by its caller alone
-					close(ended)
+					once.Do(func() { // a stage may tell of itself more than once
+						close(reached)
+						<-ctx.Done() // by its caller alone
+						close(ended)
+					})
 				}
 			})
 			conn := dialStruck(t, f)
