@@ -26,6 +26,11 @@ const (
 func (h *Hash) Add(off int, p []byte) {
 	index := uint64(off/8) * hashStep
 	sum := uint64(0)
+	if n := len(p) &^ 63; vectors && n > 0 {
+		sum = sumLines(&p[0], n, index)
+		index += uint64(n/8) * hashStep
+		p = p[n:]
+	}
 	for len(p) >= 8 {
 		sum += mix(binary.LittleEndian.Uint64(p) + index)
 		index += hashStep
