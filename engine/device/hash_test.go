@@ -1,6 +1,7 @@
 package device_test
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"testing"
 
@@ -51,5 +52,39 @@ func TestHashOfPartsInAnyOrder(t *testing.T) {
 	}
 	if h != sum(b) {
 		t.Errorf("parts give %x, the whole %x", h, sum(b))
+	}
+}
+
+// The definition, word by word, against whatever this processor hashes with.
+func TestHashIsAsDefined(t *testing.T) {
+	b := make([]byte, 2000)
+	rng := rand.New(rand.NewPCG(5, 6))
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	for n := range len(b) {
+		off := n % 5 * 8
+		want := uint64(0)
+		for at := 0; at < n; at += 8 {
+			var w [8]byte
+			copy(w[:], b[at:n])
+			x := binary.LittleEndian.Uint64(w[:]) + uint64((off+at)/8)*0x9e3779b97f4a7c15
+			x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+			x = (x ^ x>>27) * 0x94d049bb133111eb
+			want += x ^ x>>31
+		}
+		var h device.Hash
+		h.Add(off, b[:n])
+		if uint64(h) != want {
+			t.Fatalf("%d bytes at %d: %x, want %x", n, off, uint64(h), want)
+		}
+	}
+}
+
+func BenchmarkHash(b *testing.B) {
+	p := make([]byte, 256<<10)
+	b.SetBytes(int64(len(p)))
+	for b.Loop() {
+		sum(p)
 	}
 }

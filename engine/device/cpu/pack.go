@@ -78,50 +78,63 @@ func (p *packing) pack(panel, file []byte) {
 	if len(file) < len(panel) {
 		clear(panel)
 	}
-	panel = panel[:p.panelBytes()]
-	for r := 0; (r+1)*p.rowBytes <= len(file); r++ {
-		p.move(file[r*p.rowBytes:][:p.rowBytes], panel, r, false)
+	p.moveRows(file, panel[:p.panelBytes()], false)
+}
+
+// unpack writes up to 16 rows as in the file, as many as file has room for.
+func (p *packing) unpack(file, panel []byte) { p.moveRows(file, panel[:p.panelBytes()], true) }
+
+// row writes row r of a panel as in the file.
+func (p *packing) row(row, panel []byte, r int) {
+	for i := range p.planes {
+		p.planes[i].move(row[:p.rowBytes], panel[:p.panelBytes()], r, true)
 	}
 }
 
-// row takes row r out of a panel, as the bytes of the file.
-func (p *packing) row(row, panel []byte, r int) {
-	p.move(row[:p.rowBytes], panel[:p.panelBytes()], r, true)
+// moveRows copies the rows of file between its order and the panel's.
+func (p *packing) moveRows(file, panel []byte, out bool) {
+	for i := range p.planes {
+		l := &p.planes[i]
+		if transposes && len(file) == len(panel) {
+			l.transpose(file, panel, p.rowBytes, out)
+			continue
+		}
+		for r := 0; (r+1)*p.rowBytes <= len(file); r++ {
+			l.move(file[r*p.rowBytes:][:p.rowBytes], panel, r, out)
+		}
+	}
 }
 
-// move copies the units of a row between the file's order and the panel's. It is
-// most of what a load computes, so it does without the checks of slices; the
-// planes of a packing lie within the row and the panel, whose lengths its callers
-// have checked.
-func (p *packing) move(row, panel []byte, r int, out bool) {
+// move copies a plane's units of a row between the file's order and the panel's,
+// without the checks of slices: a plane lies within the row and the panel, which
+// have the length of the packing.
+func (l *plane) move(row, panel []byte, r int, out bool) {
 	if len(row) == 0 {
 		return
 	}
 	f, t := unsafe.Pointer(&row[0]), unsafe.Pointer(&panel[0])
-	for _, l := range p.planes {
-		to := l.at + r*l.unit
-		for b := l.from; b < len(row); b += l.step {
-			switch {
-			case l.unit == 2 && out:
-				for u := b; u < b+l.size; u += 2 {
-					*(*uint16)(unsafe.Add(f, u)) = *(*uint16)(unsafe.Add(t, to))
-					to += 2 * panelRows
-				}
-			case l.unit == 2:
-				for u := b; u < b+l.size; u += 2 {
-					*(*uint16)(unsafe.Add(t, to)) = *(*uint16)(unsafe.Add(f, u))
-					to += 2 * panelRows
-				}
-			case out:
-				for u := b; u < b+l.size; u += 4 {
-					*(*uint32)(unsafe.Add(f, u)) = *(*uint32)(unsafe.Add(t, to))
-					to += 4 * panelRows
-				}
-			default:
-				for u := b; u < b+l.size; u += 4 {
-					*(*uint32)(unsafe.Add(t, to)) = *(*uint32)(unsafe.Add(f, u))
-					to += 4 * panelRows
-				}
+	to := l.at + r*l.unit
+	for b := l.from; b < len(row); b += l.step {
+		switch {
+		case l.unit == 2 && out:
+			for u := b; u < b+l.size; u += 2 {
+				*(*uint16)(unsafe.Add(f, u)) = *(*uint16)(unsafe.Add(t, to))
+				to += 2 * panelRows
+			}
+		case l.unit == 2:
+			for u := b; u < b+l.size; u += 2 {
+				*(*uint16)(unsafe.Add(t, to)) = *(*uint16)(unsafe.Add(f, u))
+				to += 2 * panelRows
+			}
+		case out:
+			for u := b; u < b+l.size; u += 4 {
+				*(*uint32)(unsafe.Add(f, u)) = *(*uint32)(unsafe.Add(t, to))
+				to += 4 * panelRows
+			}
+		default:
+			for u := b; u < b+l.size; u += 4 {
+				*(*uint32)(unsafe.Add(t, to)) = *(*uint32)(unsafe.Add(f, u))
+				to += 4 * panelRows
 			}
 		}
 	}

@@ -31,6 +31,14 @@ func TestPanelsHoldTheFilesBytes(t *testing.T) {
 				panels := bytes.Repeat([]byte{0xee}, panelsOf(rows)*p.panelBytes())
 				copy(panels, file)
 				packMatrix(&p, panels, panels[:len(file)]) // in place, as after a load
+				for i := range panelsOf(rows) {            // a panel at once, and its rows one by one
+					want := file[i*p.panelBytes() : min((i+1)*p.panelBytes(), len(file))]
+					got := make([]byte, len(want))
+					p.unpack(got, panels[i*p.panelBytes():])
+					if !bytes.Equal(got, want) {
+						t.Fatalf("%s: panel %d of %d x %d blocks is not the file's", f.Name, i, rows, blocks)
+					}
+				}
 				row := make([]byte, p.rowBytes)
 				for r := range rows {
 					p.row(row, panels[r/panelRows*p.panelBytes():][:p.panelBytes()], r%panelRows)

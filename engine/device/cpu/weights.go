@@ -103,9 +103,7 @@ func (w *weights) Hash(tensor int) (uint64, error) {
 	rows := make([]byte, p.panelBytes())
 	for at, all := 0, w.bytes(tensor); at < t.Bytes(); at += len(rows) {
 		rows = rows[:min(len(rows), t.Bytes()-at)]
-		for r := 0; r*p.rowBytes < len(rows); r++ {
-			p.row(rows[r*p.rowBytes:], all[at:at+p.panelBytes()], r)
-		}
+		p.unpack(rows, all[at:at+p.panelBytes()])
 		h.Add(at, rows) // 16 rows are a multiple of 8 bytes
 	}
 	return uint64(h), nil
