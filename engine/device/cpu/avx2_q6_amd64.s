@@ -73,8 +73,8 @@ GLOBL masks<>(SB), RODATA|NOPTR, $12
 	VPSLLD $5, A, A; \
 	VMOVDQA A, B
 
-// The four kinds of sixes, into Y13 and Y14: the nibbles NIBBLE makes from what is
-// loaded, the high bits HIGH. Y15 has 0x0f, Y12 0x30 in every byte.
+// The kinds of sixes: which nibbles of a byte, and which pair of bits, shifted to
+// bits 4 and 5.
 #define LOWER(P)
 #define UPPER(P) VPSRLW $4, P, P
 #define BITS01(P) VPSLLW $4, P, P
@@ -82,7 +82,8 @@ GLOBL masks<>(SB), RODATA|NOPTR, $12
 #define BITS45(P)
 #define BITS67(P) VPSRLW $2, P, P
 
-// SIX multiplies four columns: nibbles at LOW in DI, bits at HIGHBITS in CX.
+// SIX multiplies four columns: nibbles at LOWPLACE in DI, bits at HIGHPLACE in CX.
+// Y15 has 0x0f in every byte.
 #define SIX(MAC, NIBBLE, LOWPLACE, BITS, HIGHPLACE, I) \
 	VPBROADCASTD masks<>+4(SB), Y12; \
 	VMOVDQU LOWPLACE(DI), Y13; \

@@ -80,7 +80,7 @@
 	SDOT(16+A, E, W, Q); \
 	SDOT(18+A, E, W, 4+Q)
 
-// CLEAR begins a panel; V28-V30 and V24 are zero.
+// CLEAR begins a panel, after ZEROS.
 #define CLEAR(H, L, A, RECORD, Y) \
 	VST1 [V24.B16, V25.B16, V26.B16, V27.B16], (Y)
 #define ZEROS \

@@ -8,7 +8,7 @@
 //	R8 R9 R10 3, 5, 7 times that
 //	R14      panel of weights
 //	BX CX R15 DI  planes of the panel, the quants in DI
-//	R11      blocks left
+//	R11      columns left
 //	R12      results of the first row
 //	R13      the place of FETCH
 //	Z0-Z7    by row: sums of weights times high bytes of activations

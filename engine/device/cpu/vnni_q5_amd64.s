@@ -17,7 +17,7 @@ DATA fifths<>+0x38(SB)/8, $0x3b3a39381b1a1918
 GLOBL fifths<>(SB), RODATA|NOPTR, $64
 
 // FIFTHS adds to the nibbles in W the fifth bits, which are in Z31, of columns
-// 4*U to 4*U+3; Z30 has 0x10 in every byte. 0xea: first or (second and third).
+// 4*U to 4*U+3; Z30 has 0x10 in every byte. 0xf8 is W or (Z29 and Z30).
 #define FIFTHS(U, W) \
 	VPBROADCASTQ fifths<>+8*U(SB), Z29; \
 	VPMULTISHIFTQB Z31, Z29, Z29; \
