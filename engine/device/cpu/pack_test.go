@@ -90,3 +90,36 @@ func BenchmarkPack(b *testing.B) {
 		})
 	}
 }
+
+// Bytes that came after the hash was taken would land between the panels' planes.
+func TestUploadAfterTheHashIsRefused(t *testing.T) {
+	d, err := New(Config{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	f, err := quant.Lookup(quant.Q8_0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := d.NewWeights([]device.Tensor{{Name: "m", Format: f, Rows: 20, Cols: 64}, {Name: "v", Format: f, Rows: 1, Cols: 64}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	up, err := w.NewUploader()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		if _, err := up.Buffer(i, 0, 68); err != nil {
+			t.Errorf("tensor %d: %v", i, err)
+		}
+		if _, err := w.Hash(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := up.Buffer(0, 0, 68); err == nil {
+		t.Error("a buffer of a matrix after its hash was given")
+	}
+}
