@@ -17,7 +17,7 @@ func TestConformance(t *testing.T) {
 	}
 	configs := []config{{"reference", cpu.Config{Threads: 2, Reference: true}, devicetest.Bounds{Float: 1e-6, Quantized: 1e-6}}}
 	for _, path := range cpu.Paths() {
-		configs = append(configs, config{path, cpu.Config{Threads: 3, Path: path}, devicetest.Bounds{Float: 2e-6, Quantized: 7e-5}})
+		configs = append(configs, config{path, cpu.Config{Threads: 3, Path: path}, devicetest.Bounds{Float: 2e-6, Quantized: 5e-5}})
 	}
 	for _, c := range configs {
 		t.Run(c.name, func(t *testing.T) {

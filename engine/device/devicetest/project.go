@@ -200,10 +200,13 @@ func (s *suite) logits(t *testing.T) {
 				step.Logits = chosen
 				got := x.run(t, step)
 				var want []float64
+				size2 := 0.0
 				for _, i := range chosen {
-					want = append(want, times(r.exact[w], rms(r.input(i), r.exact[gain], 1e-5))...)
+					normed := rms(r.input(i), r.exact[gain], 1e-5)
+					want = append(want, times(r.exact[w], normed)...)
+					size2 += norm2(r.exact[w]) * norm2(normed) / width
 				}
-				near(t, fmt.Sprint("rows ", chosen), got, want, s.bound(f))
+				nearSize(t, fmt.Sprint("rows ", chosen), got, want, size2, s.bound(f))
 			}
 		})
 	}
