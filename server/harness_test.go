@@ -23,7 +23,7 @@ import (
 
 	"kigo/engine"
 	"kigo/engine/device/devices"
-	slowed "kigo/engine/device/scripted"
+	paced "kigo/engine/device/scripted"
 	"kigo/engine/testenv"
 	kigov1 "kigo/proto/kigo/v1"
 	"kigo/server"
@@ -123,17 +123,41 @@ func start(t *testing.T, b server.Backend, e *engine.Engine, set ...func(*server
 // the test ends.
 func newEngine(t testing.TB, set ...func(*engine.Config)) *engine.Engine {
 	t.Helper()
+	if raceDetector {
+		return newPacedEngine(t, set...) // the demo model is a small one
+	}
 	cfg := engine.Config{Device: testenv.Device(t), MaxContext: 2048}
-	switch {
-	case raceDetector:
-		cfg.MaxContext = smallContext
-	case testenv.OnGPU():
+	if testenv.OnGPU() {
 		cfg.MaxContext = 8192 // 2,048 tokens are over before a test looks at what it began
 	}
+	return opened(t, cfg, engine.New, set)
+}
+
+// newPacedEngine is newEngine for small models: their steps take a while, as a real
+// one's do. Hundreds of their tokens are over otherwise before a client looks at
+// the first, and nobody is met by what happens in mid-stream.
+func newPacedEngine(t testing.TB, set ...func(*engine.Config)) *engine.Engine {
+	t.Helper()
+	return opened(t, engine.Config{Device: testenv.Device(t), MaxContext: smallContext}, func(cfg engine.Config) (*engine.Engine, error) {
+		dev, _, err := devices.Open(devices.Options{Name: cfg.Device, Threads: cfg.Threads})
+		if err != nil {
+			return nil, err
+		}
+		return engine.NewOn(cfg, paced.New(dev, func(call string, _ int) error {
+			if call == "Run" {
+				time.Sleep(time.Millisecond)
+			}
+			return nil
+		}))
+	}, set)
+}
+
+func opened(t testing.TB, cfg engine.Config, open func(engine.Config) (*engine.Engine, error), set []func(*engine.Config)) *engine.Engine {
+	t.Helper()
 	for _, s := range set {
 		s(&cfg)
 	}
-	e, err := openEngine(cfg)
+	e, err := open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,24 +167,6 @@ func newEngine(t testing.TB, set ...func(*engine.Config)) *engine.Engine {
 		}
 	})
 	return e
-}
-
-// openEngine gives the small model of the race detector steps that take a while, as a
-// real one's do: hundreds of its tokens are over before a client looks at the first.
-func openEngine(cfg engine.Config) (*engine.Engine, error) {
-	if !raceDetector {
-		return engine.New(cfg)
-	}
-	dev, _, err := devices.Open(devices.Options{Name: cfg.Device, Threads: cfg.Threads})
-	if err != nil {
-		return nil, err
-	}
-	return engine.NewOn(cfg, slowed.New(dev, func(call string, _ int) error {
-		if call == "Run" {
-			time.Sleep(time.Millisecond)
-		}
-		return nil
-	}))
 }
 
 // demoFile is the demo model, or under the race detector a small one in its

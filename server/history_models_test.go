@@ -35,7 +35,7 @@ func TestHistoryOfReplacedModels(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	e := newEngine(t, func(c *engine.Config) { c.MaxConcurrent, c.MaxContext = 4, 512 })
+	e := newPacedEngine(t, func(c *engine.Config) { c.MaxConcurrent, c.MaxContext = 4, 512 })
 	f := start(t, nil, e, func(c *server.Config) { c.ModelDir = dir })
 	load := func(name string) {
 		t.Helper()

@@ -282,7 +282,7 @@ func TestHistoryOfDisconnects(t *testing.T) {
 	if long() {
 		requests = 1300
 	}
-	e := newEngine(t, func(c *engine.Config) {
+	e := newPacedEngine(t, func(c *engine.Config) {
 		c.MaxConcurrent, c.MaxQueue, c.MaxContext, c.StreamBuffer = 6, 64, 512, 4
 	})
 	loadFile(t, e, smallModel(t))
@@ -372,7 +372,7 @@ func TestHistoryOfDisconnects(t *testing.T) {
 // they find what was sent before, and one status. A neighbour sees nothing.
 func TestHistoryOfReadersThatStop(t *testing.T) {
 	const clients, length, send = 8, 600, 3 * time.Second
-	e := newEngine(t, func(c *engine.Config) {
+	e := newPacedEngine(t, func(c *engine.Config) {
 		c.MaxConcurrent, c.MaxContext, c.StreamBuffer, c.SlowReader = clients+1, 1024, 4, time.Second
 	})
 	loadFile(t, e, smallModel(t))

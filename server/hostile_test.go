@@ -101,7 +101,7 @@ func TestHostileRequestsHarmNobody(t *testing.T) {
 	if long() {
 		requests = 1000
 	}
-	e := newEngine(t, func(c *engine.Config) { c.MaxConcurrent, c.MaxQueue, c.MaxContext = 24, 1024, badContext })
+	e := newPacedEngine(t, func(c *engine.Config) { c.MaxConcurrent, c.MaxQueue, c.MaxContext = 24, 1024, badContext })
 	model := smallModel(t)
 	loadFile(t, e, model)
 	f := start(t, nil, e, hostileConfig(hostileDir(t, model)))

@@ -78,7 +78,7 @@ func startGated(t *testing.T) (*fixture, *gatedEngine, string) {
 	if err := os.Rename(smallModelOf(t, 2), path); err != nil {
 		t.Fatal(err)
 	}
-	g := &gatedEngine{Engine: newEngine(t, func(c *engine.Config) { c.MaxContext = 512 })}
+	g := &gatedEngine{Engine: newPacedEngine(t, func(c *engine.Config) { c.MaxContext = 512 })}
 	loadFile(t, g.Engine, smallModel(t))
 	f := start(t, g, nil, func(c *server.Config) { c.ModelDir = dir })
 	f.engine = g.Engine
@@ -271,7 +271,7 @@ func TestLoadsComeAndGo(t *testing.T) {
 	if err := os.Link(same, filepath.Join(dir, "same.gguf")); err != nil {
 		t.Fatal(err)
 	}
-	e := newEngine(t, func(c *engine.Config) { c.MaxContext = 512 })
+	e := newPacedEngine(t, func(c *engine.Config) { c.MaxContext = 512 })
 	loadFile(t, e, same)
 	f := start(t, nil, e, func(c *server.Config) { c.ModelDir = dir })
 	alone := f.mustExecute(t, historyRequest("x", 30, 1))
