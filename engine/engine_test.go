@@ -17,6 +17,8 @@ import (
 
 	"kigo/engine"
 	"kigo/engine/chat"
+	"kigo/engine/device/devices"
+	"kigo/engine/device/scripted"
 	"kigo/engine/sample"
 	"kigo/engine/synth"
 	"kigo/engine/testenv"
@@ -319,6 +321,34 @@ func TestLesson_FirstTokenArrivesBeforeTheLastIsGenerated(t *testing.T) {
 	settled(t, e)
 }
 
+// pacedEngine has the tiny model on a device whose steps take as long as a large
+// model's, so that a test sees what happens between two of them.
+func pacedEngine(t *testing.T) *engine.Engine {
+	t.Helper()
+	dev, _, err := devices.Open(devices.Options{Name: testenv.Device(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := engine.NewOn(engine.Config{MaxContext: 512}, scripted.New(dev, func(call string, _ int) error {
+		if call == "Run" {
+			time.Sleep(10 * time.Millisecond)
+		}
+		return nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := e.Load(t.Context(), engine.LoadRequest{Name: "tiny", File: tinyFile(t, 1)}, nil); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
 func TestLesson_CancelStopsTheSteps(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -335,7 +365,7 @@ func TestLesson_CancelStopsTheSteps(t *testing.T) {
 		{"context", func(_ *engine.Engine, _ *engine.Stream, cancel context.CancelFunc) { cancel() }, 0, context.Canceled},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			e := loaded(t, engine.Config{})
+			e := pacedEngine(t)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			s, err := e.Submit(ctx, greedy("Count:", 400))

@@ -197,12 +197,13 @@ func (t *gating) do(w *worker, lo, hi int) {
 // rotating turns queries and keys by their positions and appends to the cache.
 // Its items are rows.
 type rotating struct {
-	x  *executable
-	op *device.Rope
+	x      *executable
+	op     *device.Rope
+	angles *angles
 }
 
 func (x *executable) rope(op *device.Rope) {
-	x.rotating.op = op
+	x.rotating.op, x.rotating.angles = op, x.angles[op]
 	x.dev.workers.run(len(x.rowPos), rowsPerRotation, &x.rotating)
 	x.tap(op.QOut)
 	x.tap(op.KOut)
@@ -215,7 +216,7 @@ func (t *rotating) do(_ *worker, lo, hi int) {
 	x, op := t.x, t.op
 	q, k, v := x.value(op.Q), x.value(op.K), x.value(op.V)
 	qOut, kOut := x.value(op.QOut), x.value(op.KOut)
-	a, dim := x.angles[op], op.HeadDim
+	a, dim := t.angles, op.HeadDim
 	for r := lo; r < hi; r++ {
 		pos, blocks := x.rowPos[r], x.step.Seqs[x.rowSeq[r]].Blocks
 		cos, sin := a.cos[r*a.row:(r+1)*a.row], a.sin[r*a.row:(r+1)*a.row]
