@@ -148,7 +148,7 @@ func waiting(t *testing.T, e *engine.Engine, r engine.Request) *engine.Stream {
 }
 
 func TestNotMeasured(t *testing.T) {
-	e := loaded(t, engine.Config{})
+	e := loaded(t, engine.Config{Device: "cpu"})
 	if _, err := e.Profile(t.Context(), "", 10, 1, 1); !errors.Is(err, engine.ErrNotSupported) {
 		t.Errorf("a processor's profile: %v", err)
 	}
