@@ -45,6 +45,16 @@ __device__ __forceinline__ uint32_t load_weights1(const void *p) {
     return v;
 }
 
+// Asks for bytes, a multiple of 16, to come to the second-level cache.
+__device__ __forceinline__ void prefetch(const void *p, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+#endif
+}
+
+// Asks for the line of an address to come to the first-level cache.
+__device__ __forceinline__ void prefetch_line(const void *p) { asm volatile("prefetch.global.L1 [%0];" ::"l"(p)); }
+
 // 16 bytes from global to shared memory in the background; zeros if !valid.
 __device__ __forceinline__ void copy_async(void *shared, const void *global, bool valid) {
     uint32_t s = (uint32_t)__cvta_generic_to_shared(shared);
@@ -52,6 +62,38 @@ __device__ __forceinline__ void copy_async(void *shared, const void *global, boo
 }
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;"); }
 template <int LEFT> __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT)); }
+
+// Barriers in shared memory that also count the bytes of bulk copies (PTX: mbarrier).
+// A phase ends when so many have arrived and the bytes that were expected are there;
+// parity is that of the phase, from 0 on.
+__device__ __forceinline__ void barrier_init(uint64_t *b, uint32_t arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"((uint32_t)__cvta_generic_to_shared(b)), "r"(arrivals) : "memory");
+}
+__device__ __forceinline__ void barrier_wait(uint64_t *b, uint32_t parity) {
+#if __CUDA_ARCH__ >= 900
+    for (uint32_t done = 0; !done;)
+        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+                     : "=r"(done) : "r"((uint32_t)__cvta_generic_to_shared(b)), "r"(parity) : "memory");
+#endif
+}
+__device__ __forceinline__ void barrier_expect(uint64_t *b, uint32_t bytes) { // and arrives
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"((uint32_t)__cvta_generic_to_shared(b)), "r"(bytes) : "memory");
+#endif
+}
+__device__ __forceinline__ void barrier_arrive(uint64_t *b) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"((uint32_t)__cvta_generic_to_shared(b)) : "memory");
+#endif
+}
+// Copies bytes, a multiple of 16, to shared memory in the background; the barrier
+// counts them.
+__device__ __forceinline__ void copy_bulk(void *shared, const void *global, uint32_t bytes, uint64_t *b) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 ::"r"((uint32_t)__cvta_generic_to_shared(shared)), "l"(global), "r"(bytes), "r"((uint32_t)__cvta_generic_to_shared(b)) : "memory");
+#endif
+}
 
 // d[16 x 8] += a[16 x 16] * b[16 x 8], halves in, floats out. Lane l holds
 //
@@ -86,4 +128,5 @@ __device__ __forceinline__ void wait_for_previous() {
 // the compiler fuses either product.
 __device__ __forceinline__ float weigh(float a, float b, float c, float d) { return fmaf(a, b, __fmul_rn(c, d)); }
 
-__device__ __forceinline__ float silu(float x) { return x / (1.f + __expf(-x)); }
+// Off by a few units in the last place.
+__device__ __forceinline__ float silu(float x) { return __fdividef(x, 1.f + __expf(-x)); }

@@ -15,7 +15,9 @@
 // kernel: one_* ProjectParams
 // kernel: few_* ProjectParams
 // kernel: many_* ProjectParams
-// kernel: wide_* ProjectParams
+// kernel: wide32_* ProjectParams
+// kernel: wide64_* ProjectParams
+// kernel: wide128_* ProjectParams
 // kernel: project_f32 ProjectF32Params
 // kernel: gate GateParams
 // kernel: choose_* ChooseParams
@@ -142,7 +144,7 @@ struct PrepareParams {
     uint32_t rows;
     uint32_t width;
     uint32_t stride; // a multiple of 64; what is beyond width is 0
-    uint32_t wgmma;  // halves ordered for kernels wide_*: see there
+    uint32_t stage_rows; // 0, or half and sums as wide.cuh wants them: rows of a stage
     float eps;
 };
 
@@ -172,6 +174,7 @@ struct ProjectParams {
     uint32_t steps;    // of the format, in a row of weights
     uint32_t segments; // parts of a row that are summed apart
     uint32_t gated;    // two matrices, silu(first) * second
+    uint32_t stage_rows; // what prepare was told
     uint32_t tiles;    // of all matrices; of one with a gate
     float eps;
 };

@@ -91,7 +91,7 @@ static_assert(KIGO_OFFSETOF(PrepareParams, wide) == 48 && sizeof(PrepareParams::
 static_assert(KIGO_OFFSETOF(PrepareParams, rows) == 56 && sizeof(PrepareParams::rows) == 4, "PrepareParams::rows");
 static_assert(KIGO_OFFSETOF(PrepareParams, width) == 60 && sizeof(PrepareParams::width) == 4, "PrepareParams::width");
 static_assert(KIGO_OFFSETOF(PrepareParams, stride) == 64 && sizeof(PrepareParams::stride) == 4, "PrepareParams::stride");
-static_assert(KIGO_OFFSETOF(PrepareParams, wgmma) == 68 && sizeof(PrepareParams::wgmma) == 4, "PrepareParams::wgmma");
+static_assert(KIGO_OFFSETOF(PrepareParams, stage_rows) == 68 && sizeof(PrepareParams::stage_rows) == 4, "PrepareParams::stage_rows");
 static_assert(KIGO_OFFSETOF(PrepareParams, eps) == 72 && sizeof(PrepareParams::eps) == 4, "PrepareParams::eps");
 static_assert(sizeof(Matrix) == 56 && alignof(Matrix) == 8, "Matrix");
 static_assert(KIGO_OFFSETOF(Matrix, plane) == 0 && sizeof(Matrix::plane) == 32, "Matrix::plane");
@@ -116,8 +116,9 @@ static_assert(KIGO_OFFSETOF(ProjectParams, stride) == 244 && sizeof(ProjectParam
 static_assert(KIGO_OFFSETOF(ProjectParams, steps) == 248 && sizeof(ProjectParams::steps) == 4, "ProjectParams::steps");
 static_assert(KIGO_OFFSETOF(ProjectParams, segments) == 252 && sizeof(ProjectParams::segments) == 4, "ProjectParams::segments");
 static_assert(KIGO_OFFSETOF(ProjectParams, gated) == 256 && sizeof(ProjectParams::gated) == 4, "ProjectParams::gated");
-static_assert(KIGO_OFFSETOF(ProjectParams, tiles) == 260 && sizeof(ProjectParams::tiles) == 4, "ProjectParams::tiles");
-static_assert(KIGO_OFFSETOF(ProjectParams, eps) == 264 && sizeof(ProjectParams::eps) == 4, "ProjectParams::eps");
+static_assert(KIGO_OFFSETOF(ProjectParams, stage_rows) == 260 && sizeof(ProjectParams::stage_rows) == 4, "ProjectParams::stage_rows");
+static_assert(KIGO_OFFSETOF(ProjectParams, tiles) == 264 && sizeof(ProjectParams::tiles) == 4, "ProjectParams::tiles");
+static_assert(KIGO_OFFSETOF(ProjectParams, eps) == 268 && sizeof(ProjectParams::eps) == 4, "ProjectParams::eps");
 static_assert(sizeof(ProjectF32Params) == 56 && alignof(ProjectF32Params) == 8, "ProjectF32Params");
 static_assert(KIGO_OFFSETOF(ProjectF32Params, weight) == 0 && sizeof(ProjectF32Params::weight) == 8, "ProjectF32Params::weight");
 static_assert(KIGO_OFFSETOF(ProjectF32Params, bias) == 8 && sizeof(ProjectF32Params::bias) == 8, "ProjectF32Params::bias");

@@ -49,20 +49,21 @@ KIGO_KERNEL(prepare, PrepareParams) {
                 if (e + i < p.width)
                     ((float *)p.wide)[(uint64_t)row * p.width + e + i] = x.v[i] * inverse;
         float s = 0;
-        if (e < p.stride && !p.wgmma) {
+        if (e < p.stride && !p.stage_rows) {
             s = x.round(half + e * 2, down);
         } else if (e < p.stride) {
-            // Lane c of wgmma's operand A has k 4c ... + 3 where the instruction has 2c,
+            // Lane c of wgmma's operand has k 4c ... + 3 where the instruction has 2c,
             // 2c + 1, 2c + 8, 2c + 9. An octet is what two lanes have of a chunk.
             uint32_t w[4];
             s = x.pack(w, down);
-            char *chunk = half + e / 16 * 32 + e / 8 % 2 * 8;
-            *(uint2 *)chunk = make_uint2(w[0], w[2]);
-            *(uint2 *)(chunk + 16) = make_uint2(w[1], w[3]);
+            char *at = (char *)p.half + ((uint64_t)(e / 64) * p.stage_rows + row) * 128 + e / 8 % 2 * 8;
+            const uint32_t piece = e / 16 % 4 * 2;
+            *(uint2 *)(at + (piece ^ row % 8) * 16) = make_uint2(w[0], w[2]);
+            *(uint2 *)(at + ((piece + 1) ^ row % 8) * 16) = make_uint2(w[1], w[3]);
         }
         s = __fadd_rn(s, __shfl_xor_sync(~0u, s, 1));
         if (e < p.stride && tid % 2 == 0)
-            sums[e / 16] = s;
+            *(p.stage_rows ? (float *)p.sums + ((uint64_t)(e / 64) * p.stage_rows + row) * 4 + e / 16 % 4 : sums + e / 16) = s;
     }
 }
 

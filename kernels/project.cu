@@ -2,10 +2,18 @@
 
 #include "project.cuh"
 
+// Where wide is (wide.cu), many is not needed.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define MANY(name, W)
+#else
+#define MANY(name, W) \
+    KIGO_KERNEL(many_##name, ProjectParams, __launch_bounds__(MANY_WARPS * 32)) { many<W>(p); }
+#endif
+
 #define FORMAT(name, W) \
     KIGO_KERNEL(one_##name, ProjectParams, __launch_bounds__(FEW_WARPS * 32, W::BLOCKS)) { few<W, true>(p); } \
     KIGO_KERNEL(few_##name, ProjectParams, __launch_bounds__(FEW_WARPS * 32, W::BLOCKS)) { few<W, false>(p); } \
-    KIGO_KERNEL(many_##name, ProjectParams, __launch_bounds__(MANY_WARPS * 32)) { many<W>(p); }
+    MANY(name, W)
 
 FORMAT(f16, WeightsF16)
 FORMAT(bf16, WeightsBF16)

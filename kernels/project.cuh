@@ -98,18 +98,31 @@ template <int GROUPS, bool ONE> struct Sink {
 
 // The last touch, by one thread for one output of one row. sum is the product,
 // other the second matrix's where there is a gate; scale is the row's factor.
-__device__ __forceinline__ float finish(const ProjectParams &p, const Matrix &m, uint32_t output, uint32_t row, float sum, float other, float scale, float residual) {
-    float y = __fmul_rn(sum, scale);
-    if (m.bias)
-        y = __fadd_rn(y, ((const float *)m.bias)[output]);
-    if (p.gated) {
-        other = __fmul_rn(other, scale);
-        if (p.matrix[1].bias)
-            other = __fadd_rn(other, ((const float *)p.matrix[1].bias)[output]);
-        y = __fmul_rn(silu(y), other);
+struct Finish {
+    bool biased, other_biased;
+    float bias, other_bias;
+    __device__ __forceinline__ Finish(const ProjectParams &p, const Matrix &m, uint32_t output) : biased(m.bias && output < m.outs), other_biased(p.gated && p.matrix[1].bias && output < m.outs) {
+        bias = biased ? ((const float *)m.bias)[output] : 0;
+        other_bias = other_biased ? ((const float *)p.matrix[1].bias)[output] : 0;
     }
-    if (p.residual)
-        y = __fadd_rn(y, residual);
+    __device__ __forceinline__ float value(const ProjectParams &p, float sum, float other, float scale, float residual) const {
+        float y = __fmul_rn(sum, scale);
+        if (biased)
+            y = __fadd_rn(y, bias);
+        if (p.gated) {
+            other = __fmul_rn(other, scale);
+            if (other_biased)
+                other = __fadd_rn(other, other_bias);
+            y = __fmul_rn(silu(y), other);
+        }
+        if (p.residual)
+            y = __fadd_rn(y, residual);
+        return y;
+    }
+};
+
+__device__ __forceinline__ float finish(const ProjectParams &p, const Matrix &m, uint32_t output, uint32_t row, float sum, float other, float scale, float residual) {
+    float y = Finish(p, m, output).value(p, sum, other, scale, residual);
     ((float *)m.out)[(uint64_t)row * m.outs + output] = y;
     return y;
 }
@@ -137,7 +150,12 @@ __device__ __forceinline__ float residual_of(const ProjectParams &p, const Matri
     return p.residual && output < m.outs ? ((const float *)p.residual)[(uint64_t)row * m.outs + output] : 0.f;
 }
 
-__device__ __forceinline__ uint32_t segment_begin(uint32_t segment, const ProjectParams &p) { return segment * p.steps / p.segments; }
+// Where a segment begins, in steps: at a multiple of 64 columns. The number of
+// segments is a power of two.
+template <class W> __device__ __forceinline__ uint32_t segment_begin(uint32_t segment, const ProjectParams &p) {
+    constexpr uint32_t UNIT = W::CHUNKS < 4 ? 4 / W::CHUNKS : 1; // steps in 64 columns
+    return min((segment * ((p.steps + UNIT - 1) / UNIT) >> (31 - __clz(p.segments))) * UNIT, p.steps);
+}
 
 __device__ __forceinline__ float largest_of(const float *largest) {
     float most = 0;
@@ -191,10 +209,45 @@ template <bool ONE> struct Rounded {
     uint32_t half_stride, sum_stride;
     float factor; // of the row that the thread will finish
 
+    // Octets e, e + 2,048, ... of a row, N of them: all are on their way before the
+    // first is used.
+    template <int N, bool GAIN> __device__ __forceinline__ void octets(const ProjectParams &p, const float *in, uint32_t r, uint32_t e, float down, float &sum, float &most) {
+        const uint32_t lane = threadIdx.x % 32;
+        Octet x[N];
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            x[i].load(in, e + i * NORM_WARPS * 256, p.width);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            const uint32_t at = e + i * NORM_WARPS * 256;
+            if (at - lane * 8 >= p.stride) // the same in all lanes
+                return;
+            if (GAIN) {
+                Octet g;
+                g.load((const float *)p.gain, at, p.width);
+                sum = x[i].squares(sum);
+                x[i].multiply(g);
+            }
+            most = x[i].largest(most);
+            float s = 0;
+            if (at < p.stride)
+                s = x[i].round(half + r * half_stride + at * 2, down);
+            s = __fadd_rn(s, __shfl_xor_sync(~0u, s, 1));
+            if (at < p.stride && lane % 2 == 0)
+                sums[r * sum_stride + at / 16] = s;
+        }
+    }
+
+    // Before the rows are there: gains come close.
+    __device__ __forceinline__ void expect(const ProjectParams &p) const {
+        if (p.gain)
+            for (uint32_t e = threadIdx.x * 32; e < p.width; e += NORM_WARPS * 32 * 32)
+                prefetch_line((const float *)p.gain + e);
+    }
+
     // A second round is for rows with values that halves do not hold as they are.
     __device__ __forceinline__ void round(const ProjectParams &p, uint32_t rows) {
         const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        const float *gain = (const float *)p.gain;
 #pragma unroll 1
         for (bool first = true, again = true; again; first = false) {
 #pragma unroll 1
@@ -203,23 +256,16 @@ template <bool ONE> struct Rounded {
                 float sum = 0, most = 0, down = 1, up;
                 if (!first)
                     row_scale(largest_of(largest + r * NORM_WARPS), &down, &up);
+                constexpr int AT_ONCE = 2;
+                uint32_t e = threadIdx.x * 8;
+                if (p.gain)
 #pragma unroll 1
-                for (uint32_t e = threadIdx.x * 8; e - lane * 8 < p.stride; e += NORM_WARPS * 256) {
-                    Octet x, g;
-                    x.load(in, e, p.width);
-                    if (gain)
-                        g.load(gain, e, p.width);
-                    sum = x.squares(sum);
-                    if (gain)
-                        x.multiply(g);
-                    most = x.largest(most);
-                    float s = 0;
-                    if (e < p.stride)
-                        s = x.round(half + r * half_stride + e * 2, down);
-                    s = __fadd_rn(s, __shfl_xor_sync(~0u, s, 1));
-                    if (e < p.stride && lane % 2 == 0)
-                        sums[r * sum_stride + e / 16] = s;
-                }
+                    for (; e - lane * 8 < p.stride; e += AT_ONCE * NORM_WARPS * 256)
+                        octets<AT_ONCE, true>(p, in, r, e, down, sum, most);
+                else
+#pragma unroll 1
+                    for (; e - lane * 8 < p.stride; e += AT_ONCE * NORM_WARPS * 256)
+                        octets<AT_ONCE, false>(p, in, r, e, down, sum, most);
                 sum = warp_sum(sum);
                 most = warp_max(most);
                 if (lane == 0 && first) {
@@ -234,12 +280,16 @@ template <bool ONE> struct Rounded {
                 float down, up;
                 again |= row_scale(largest_of(largest + r * NORM_WARPS), &down, &up);
                 if (r == threadIdx.x / 16)
-                    factor = __fmul_rn(gain ? inverse_rms(squares + r * NORM_WARPS, p.width, p.eps) : 1.f, up);
+                    factor = __fmul_rn(p.gain ? inverse_rms(squares + r * NORM_WARPS, p.width, p.eps) : 1.f, up);
             }
             again &= first;
         }
     }
 };
+
+// How much of its weights a warp of few asks for ahead of the loads that it has
+// room for, while the kernel before is still running: bytes.
+static constexpr uint32_t FEW_AHEAD = 4096;
 
 // Up to 8 rows. A block works on one tile of 16 outputs at a time (of both
 // matrices with a gate), a warp on one segment of it. What does not depend on
@@ -265,7 +315,7 @@ template <class W, bool ONE> __device__ __forceinline__ void few(const ProjectPa
     const bool cluster = part_warps > FEW_WARPS;
     const uint32_t rank = cluster ? cluster_rank() : 0, slot = rank * FEW_WARPS + warp;
     const uint32_t part = p.gated ? slot / p.segments : 0, segment = slot - part * p.segments;
-    const uint32_t begin = segment_begin(segment, p), end = segment_begin(segment + 1, p);
+    const uint32_t begin = segment_begin<W>(segment, p), end = segment_begin<W>(segment + 1, p);
     const uint32_t stride = cluster ? gridDim.x / 2 : gridDim.x;
     uint32_t n = cluster ? blockIdx.x / 2 : blockIdx.x;
     Place place(p, n);
@@ -279,6 +329,14 @@ template <class W, bool ONE> __device__ __forceinline__ void few(const ProjectPa
                 w[u].load(at, u);
     };
     load_first();
+    constexpr uint32_t STEP_BYTES = W::BYTES[0] + W::BYTES[1] + W::BYTES[2] + W::BYTES[3];
+    auto ask_ahead = [&](const Place &place, uint32_t first) {
+        prefetch_steps<W>(p.matrix[p.gated ? part : place.matrix], place.tile, p.steps, first, min(end, first + FEW_AHEAD / STEP_BYTES), lane);
+    };
+    ask_ahead(place, begin + W::UNROLL);
+    if (n + stride < p.tiles)
+        ask_ahead(Place(p, n + stride), begin);
+    rounded.expect(p);
     wait_for_previous();
     const uint32_t rows = ONE ? 1 : p.rows;
     rounded.round(p, rows);
@@ -387,7 +445,7 @@ template <class W> __device__ __forceinline__ void many(const ProjectParams &p) 
     constexpr uint32_t PER_STAGE = MANY_COLUMNS / 16 / W::CHUNKS;
     Sink<MANY_ROWS / 8, false> sink(MANY_HALF_STRIDE, MANY_SUM_STRIDE, lane);
     float total[MANY_ROWS / 8][4];
-    uint32_t segment = 0, end = segment_begin(1, p), stages = (p.steps + PER_STAGE - 1) / PER_STAGE;
+    uint32_t segment = 0, end = segment_begin<W>(1, p), stages = (p.steps + PER_STAGE - 1) / PER_STAGE;
     let_next_start();
     W w;
     w.load(at, 0);
@@ -420,7 +478,7 @@ template <class W> __device__ __forceinline__ void many(const ProjectParams &p) 
                         total[g][j] = segment ? __fadd_rn(total[g][j], sink.v[g][j]) : sink.v[g][j];
                 sink.clear();
                 segment++;
-                end = segment_begin(segment + 1, p);
+                end = segment_begin<W>(segment + 1, p);
             }
         }
         __syncthreads();

@@ -4,7 +4,9 @@
 #include "wide.cuh"
 
 #define FORMAT(name, W) \
-    KIGO_KERNEL(wide_##name, ProjectParams, __launch_bounds__(WIDE_THREADS, 1)) { wide<W>(p); }
+    KIGO_KERNEL(wide32_##name, ProjectParams, __launch_bounds__(WIDE_THREADS, 1)) { wide<W, 32>(p); } \
+    KIGO_KERNEL(wide64_##name, ProjectParams, __launch_bounds__(WIDE_THREADS, 1)) { wide<W, 64>(p); } \
+    KIGO_KERNEL(wide128_##name, ProjectParams, __launch_bounds__(WIDE_THREADS, 1)) { wide<W, 128>(p); }
 
 FORMAT(f16, WeightsF16)
 FORMAT(bf16, WeightsBF16)

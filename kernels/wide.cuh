@@ -1,292 +1,428 @@
-// Projections of many rows on Hopper's tensor cores: wgmma, whose operand A, the
-// weights, comes from registers, where formats.cuh puts it, and whose operand B,
-// the activations, from shared memory. For the same k in the same order it gives the
+// Projections of more than a few rows on Hopper's tensor cores: wgmma, whose operand
+// A, the weights, comes from registers, where formats.cuh puts it, and whose operand
+// B, the activations, from shared memory. For the same k in the same order it gives the
 // same bits as mma.sync (measured: RESULTS.md), so this is the third kernel
 // of the one arithmetic that project.cuh describes.
 //
-// A block of two warpgroups makes 128 outputs of 128 rows; with a gate, 64 outputs,
-// one warpgroup each matrix. Activations come 64 columns at a time, four such
-// stages in flight. Prepare has ordered the 16 columns of a chunk as the registers
-// have them (PrepareParams.wgmma), and a stage's rows of 128 bytes are swizzled: 16
-// bytes at place c of row r lie at c ^ r%8.
+// A block of two warpgroups makes 128 outputs of N rows; with a gate, 64 outputs,
+// one warpgroup each matrix. Activations come 64 columns at a time, three such
+// stages ahead. Prepare has laid them out so that a stage of a block is one run of
+// bytes, for one bulk copy: [stage][row] with 64 halves of a row, 128 bytes, and
+// [stage][row] with its four sums. The 16 columns of a chunk are ordered as the
+// registers have them, and rows are swizzled: 16 bytes at place c of row r lie at c ^
+// r%8. What rows there are beyond the step's is anything, and ends nowhere.
+//
+// Where that makes too few blocks, a cluster of blocks shares the segments of the
+// same outputs, in order; each keeps the sums of its own in shared memory, and at the
+// end adds up those of all for a part of the rows, segment after segment.
 #pragma once
 #include "project.cuh"
+#include "wgmma.cuh"
 
-static constexpr uint32_t WIDE_ROWS = 128, WIDE_THREADS = 256, WIDE_COLUMNS = 64, WIDE_STAGES = 4;
-static constexpr uint32_t WIDE_HALF_BYTES = WIDE_ROWS * WIDE_COLUMNS * 2, WIDE_SUM_BYTES = WIDE_ROWS * WIDE_COLUMNS / 16 * 4;
-static constexpr uint32_t WIDE_STAGE = WIDE_HALF_BYTES + WIDE_SUM_BYTES;
+static constexpr uint32_t WIDE_THREADS = 256, WIDE_OUTPUTS = 128, WIDE_COLUMNS = 64, WIDE_STAGES = 5;
 
-// d[64 x N] (+)= a[64 x 16] * b[16 x N], a warpgroup together. The registers of a
-// warp are those of N/8 mma.m16n8k16 side by side: d[4*g ... + 3] for rows 8g ... + 7
-// of activations. Without add, d is written anew.
-__device__ __forceinline__ void wgmma128(float *d, const uint32_t *a, uint64_t b, bool add) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-                 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-                   "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-                   "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-                   "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-                   "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-                   "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-                   "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
+// Of a row's sums in shared memory, in floats: neither writers nor readers of a warp
+// meet in a bank.
+static constexpr uint32_t WIDE_STRIDE = WIDE_OUTPUTS + 4;
+
+// Registers of a thread are what decides over the rest of a shape of N rows: how many
+// groups of four steps of 16-bit weights are on their way, and for how many rows a
+// product of quantized weights is made at a time.
+template <int N> struct Wide {
+    static constexpr int SUMS = N / 2; // of a thread
+    static constexpr int GROUPS = N > 64 ? 3 : 4;
+    static constexpr int PART = N > 32 ? 32 : 16;
+    static constexpr uint32_t HALF_BYTES = N * WIDE_COLUMNS * 2, SUM_BYTES = N * WIDE_COLUMNS / 16 * 4;
+    static constexpr uint32_t STAGES_BYTES = WIDE_STAGES * (HALF_BYTES + SUM_BYTES + 16);
+    static constexpr uint32_t SEGMENT = N * WIDE_STRIDE; // floats of one segment's sums
+};
+
+__device__ __forceinline__ uint32_t cluster_size() {
+    uint32_t n = 1;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(n));
 #endif
-}
-__device__ __forceinline__ void wgmma64(float *d, const uint32_t *a, uint64_t b, bool add) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-                 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-                   "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-                   "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
-#endif
+    return n;
 }
 
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+// A float in the shared memory of a block of the cluster; at is where it would be in
+// one's own.
+__device__ __forceinline__ float load_shared(const float *at, uint32_t rank) {
+    float v = 0;
+#if __CUDA_ARCH__ >= 900
+    uint32_t local = (uint32_t)__cvta_generic_to_shared(at), remote;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(rank));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(remote) : "memory");
+#endif
+    return v;
+}
 
-// The stages of activations on their way through shared memory.
-struct Stages {
+// The stages of activations on their way through shared memory: first the halves of
+// all of them, then the sums, then the barriers: full ones, where copies arrive, and
+// empty ones, where the warps do that have done with a stage.
+template <int N, bool SUMS> struct Stages {
+    static constexpr uint32_t AHEAD = WIDE_STAGES - 2; // the one before may still be in use
     const ProjectParams &p;
     char *shared;
-    uint32_t first_row, count, next, current; // stages in all, to be asked for, in use
+    uint64_t *full, *empty;
+    uint32_t first_row, next, end; // stage to be asked for, and the one after the last
+    uint32_t ask_slot, ask_parity; // where it goes
+    uint32_t slot, parity;         // of the stage in use
+    uint64_t matrix;               // its descriptor
+    const float *sums;
 
-    __device__ __forceinline__ Stages(const ProjectParams &p, char *shared, uint32_t first_row)
-        : p(p), shared(shared), first_row(first_row), count(p.stride / WIDE_COLUMNS), next(0), current(~0u) {
-        for (uint32_t i = 0; i + 1 < WIDE_STAGES; i++)
+    __device__ __forceinline__ Stages(const ProjectParams &p, char *shared, uint32_t first_row, uint32_t first, uint32_t end)
+        : p(p), shared(shared), full((uint64_t *)(shared + WIDE_STAGES * (Wide<N>::HALF_BYTES + Wide<N>::SUM_BYTES))), empty(full + WIDE_STAGES),
+          first_row(first_row), next(first), end(end), ask_slot(0), ask_parity(1), slot(WIDE_STAGES - 1), parity(1) {}
+    // By one thread, before any other.
+    __device__ __forceinline__ void init() const {
+#pragma unroll 1
+        for (uint32_t i = 0; i < WIDE_STAGES; i++) {
+            barrier_init(full + i, 1);
+            barrier_init(empty + i, WIDE_THREADS / 32);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __device__ __forceinline__ void begin() {
+#pragma unroll 1
+        for (uint32_t i = 0; i < AHEAD; i++)
             ask();
     }
+    // An empty slot's barrier is in its first phase: the one before it has ended.
     __device__ __forceinline__ void ask() {
-        if (next < count) {
-            char *to = shared + next % WIDE_STAGES * WIDE_STAGE;
-#pragma unroll
-            for (uint32_t i = 0; i < WIDE_HALF_BYTES / 16 / WIDE_THREADS; i++) {
-                uint32_t n = threadIdx.x + i * WIDE_THREADS, r = n / 8, c = n % 8, row = first_row + r;
-                bool there = row < p.rows;
-                copy_async(to + r * 128 + (c ^ r % 8) * 16,
-                           (const char *)p.half + (there ? ((uint64_t)row * p.stride + next * WIDE_COLUMNS) * 2 + c * 16 : 0), there);
-            }
-            if (threadIdx.x < WIDE_ROWS) {
-                uint32_t row = first_row + threadIdx.x;
-                bool there = row < p.rows;
-                copy_async(to + WIDE_HALF_BYTES + threadIdx.x * 16,
-                           (const char *)p.sums + (there ? ((uint64_t)row * (p.stride / 16) + next * (WIDE_COLUMNS / 16)) * 4 : 0), there);
+        if (threadIdx.x == 0 && next < end) {
+            barrier_wait(empty + ask_slot, ask_parity);
+            barrier_expect(full + ask_slot, Wide<N>::HALF_BYTES + (SUMS ? Wide<N>::SUM_BYTES : 0));
+            const uint64_t row = (uint64_t)next * p.stage_rows + first_row;
+            copy_bulk(shared + ask_slot * Wide<N>::HALF_BYTES, (const char *)p.half + row * 128, Wide<N>::HALF_BYTES, full + ask_slot);
+            if (SUMS)
+                copy_bulk(shared + WIDE_STAGES * Wide<N>::HALF_BYTES + ask_slot * Wide<N>::SUM_BYTES, (const char *)p.sums + row * 16, Wide<N>::SUM_BYTES, full + ask_slot);
+            if (++ask_slot == WIDE_STAGES) {
+                ask_slot = 0;
+                ask_parity ^= 1;
             }
         }
         next++;
-        copy_commit();
     }
-    // Waits for the next stage. All warps have done with the one before.
+    // Waits for the next stage. Its matrix descriptor: 128-byte swizzle, 1,024 bytes from
+    // 8 rows to the next 8.
     __device__ __forceinline__ void enter() {
-        copy_wait<WIDE_STAGES - 2>();
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); // wgmma reads by another way than copies write
-        __syncthreads();
-        current++;
         ask();
+        if (++slot == WIDE_STAGES) {
+            slot = 0;
+            parity ^= 1;
+        }
+        const uint32_t at = (uint32_t)__cvta_generic_to_shared(shared + slot * Wide<N>::HALF_BYTES);
+        matrix = (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)64 << 32 | (uint64_t)1 << 62;
+        sums = (const float *)(shared + WIDE_STAGES * Wide<N>::HALF_BYTES + slot * Wide<N>::SUM_BYTES);
+        barrier_wait(full + slot, parity);
     }
-    __device__ __forceinline__ const char *half() const { return shared + current % WIDE_STAGES * WIDE_STAGE; }
-    // The matrix descriptor of a chunk of 16 columns, of rows from row on: 128-byte
-    // swizzle, 1,024 bytes from 8 rows to the next 8.
-    __device__ __forceinline__ uint64_t chunk(int n, uint32_t row = 0) const {
-        uint32_t at = (uint32_t)__cvta_generic_to_shared(half()) + n * 32 + row * 128;
-        return (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)64 << 32 | (uint64_t)1 << 62;
+    // The warp has done with the stage in use.
+    __device__ __forceinline__ void leave() const {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0)
+            barrier_arrive(empty + slot);
+    }
+    // Only wgmma has read the stage before, if there was one, and has been waited for.
+    __device__ __forceinline__ void leave_before(bool was) const {
+        if (was && threadIdx.x % 32 == 0)
+            barrier_arrive(empty + (slot ? slot - 1 : WIDE_STAGES - 1));
+    }
+    // The descriptor of a chunk of 16 columns, of rows from row on.
+    __device__ __forceinline__ uint64_t chunk(int n, uint32_t row = 0) const { return matrix + n * 2 + row * 8; }
+};
+
+// Sums of 16 outputs of each warp and N rows: v of the segment at hand, total of those
+// before. In a cluster totals come last, and v goes to parts.
+template <class W, int N> struct WideSums {
+    float v[Wide<N>::SUMS], total[Wide<N>::SUMS];
+    float *parts;                  // null: no cluster
+    uint32_t segment, first, last; // at hand, and those of this block
+    uint32_t end;                  // where the segment ends, in steps
+
+    __device__ __forceinline__ WideSums(const ProjectParams &p, float *parts, uint32_t first, uint32_t last)
+        : parts(parts), segment(first), first(first), last(last), end(segment_begin<W>(first + 1, p)) {
+#pragma unroll
+        for (int i = 0; i < Wide<N>::SUMS; i++)
+            v[i] = 0;
+    }
+    // Where sum i of the thread lies in shared memory: [N rows][128 outputs].
+    __device__ __forceinline__ static uint32_t place(int i) {
+        const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+        return (i / 4 * 8 + lane % 4 * 2 + i % 2) * WIDE_STRIDE + warp * 16 + lane / 4 + i % 4 / 2 * 8;
+    }
+    // Closes the segments that end before a step; one may be empty.
+    __device__ __forceinline__ void flush(const ProjectParams &p, uint32_t step) {
+        while (segment < last && step >= end) {
+            if (parts) {
+#pragma unroll
+                for (int i = 0; i < Wide<N>::SUMS; i++)
+                    parts[(segment - first) * Wide<N>::SEGMENT + place(i)] = v[i];
+            } else {
+#pragma unroll
+                for (int i = 0; i < Wide<N>::SUMS; i++)
+                    total[i] = segment ? __fadd_rn(total[i], v[i]) : v[i];
+            }
+#pragma unroll
+            for (int i = 0; i < Wide<N>::SUMS; i++)
+                v[i] = 0;
+            segment++;
+            end = segment_begin<W>(segment + 1, p);
+        }
     }
 };
 
-// Sums of 16 outputs of each warp and 128 rows: v of the segment at hand, total of
-// those before.
-struct WideSums {
-    static constexpr int N = WIDE_ROWS / 2;
-    float v[N], total[N];
-    uint32_t segment, end; // where the segment ends, in steps
-
-    __device__ __forceinline__ WideSums(const ProjectParams &p) : segment(0), end(segment_begin(1, p)) {
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            v[i] = 0;
-    }
-    // Closes the segments that end before a step; one may be empty.
-    __device__ __forceinline__ bool flush(const ProjectParams &p, uint32_t step) {
-        bool any = false;
-        while (segment < p.segments && step >= end) {
-            any = true;
-#pragma unroll
-            for (int i = 0; i < N; i++) {
-                total[i] = segment ? __fadd_rn(total[i], v[i]) : v[i];
-                v[i] = 0;
-            }
-            segment++;
-            end = segment_begin(segment + 1, p);
-        }
-        return any;
-    }
+template <class W> struct GivesSingles {
+    static constexpr bool value = false;
+};
+template <> struct GivesSingles<WeightsQ6_K> {
+    static constexpr bool value = true;
 };
 
 // What quantized formats give their chunks to. Chunks come in order; every fourth
-// enters a stage. A product is made for 64 rows at a time: registers are short.
-struct WideSink {
-    WideSums &sums;
-    Stages &stages;
-    uint32_t lane;
+// enters a stage. The product of PART rows is made while that of the part before is
+// scaled and added.
+template <class W, int N> struct WideSink {
+    static constexpr int PART = Wide<N>::PART, PARTS = N / PART;
+    static constexpr bool SINGLES = GivesSingles<W>::value;
+    WideSums<W, N> &sums;
+    Stages<N, true> &stages;
     uint32_t at; // chunks of the stage that have been used
+    float part[2][PART / 2];
 
-    __device__ __forceinline__ WideSink(WideSums &sums, Stages &stages, uint32_t lane) : sums(sums), stages(stages), lane(lane), at(0) {}
-    __device__ __forceinline__ void scaled(float *to, const float *part, const float *scale, const float *offset, float x0, float x1) {
-        to[0] = fmaf(offset[0], x0, fmaf(scale[0], part[0], to[0]));
-        to[1] = fmaf(offset[0], x1, fmaf(scale[0], part[1], to[1]));
-        to[2] = fmaf(offset[1], x0, fmaf(scale[1], part[2], to[2]));
-        to[3] = fmaf(offset[1], x1, fmaf(scale[1], part[3], to[3]));
+    __device__ __forceinline__ WideSink(WideSums<W, N> &sums, Stages<N, true> &stages) : sums(sums), stages(stages), at(0) {}
+    __device__ __forceinline__ void begin(int q, const uint32_t *a, const uint32_t *b) {
+        wgmma_fence();
+        wgmma<PART>(part[q % 2], a, stages.chunk(at, q * PART), false);
+        if (!SINGLES)
+            wgmma<PART>(part[q % 2], b, stages.chunk(at + 1, q * PART), true);
+        wgmma_commit();
     }
-    // The sums of a chunk: of the lane's first column in group g, and four floats on
-    // of the second.
-    __device__ __forceinline__ const float *chunk_sums(int g) const {
-        return (const float *)(stages.half() + WIDE_HALF_BYTES) + (g * 8 + lane % 4 * 2) * 4 + at;
+    // Waits for a part, while the one that was begun after it goes on, and adds it.
+    __device__ __forceinline__ void finish(int q, const float *scale, const float *offset) {
+        const float *s = stages.sums + threadIdx.x % 4 * 8 + at + q * PART * 4; // of the lane's first column
+        float x[PART / 4];
+#pragma unroll
+        for (int g = 0; g < PART / 8; g++) {
+            // Four floats on is the second column.
+            if (SINGLES) {
+                x[2 * g] = s[g * 32];
+                x[2 * g + 1] = s[g * 32 + 4];
+            } else {
+                float2 first = *(const float2 *)(s + g * 32), second = *(const float2 *)(s + g * 32 + 4);
+                x[2 * g] = __fadd_rn(first.x, first.y);
+                x[2 * g + 1] = __fadd_rn(second.x, second.y);
+            }
+        }
+        if (q + 1 < PARTS)
+            wgmma_wait<1>();
+        else
+            wgmma_wait<0>();
+        float *to = sums.v + q * PART / 2;
+        const float *from = part[q % 2];
+#pragma unroll
+        for (int i = 0; i < PART / 2; i++)
+            to[i] = fmaf(offset[i % 4 / 2], x[i / 4 * 2 + i % 2], fmaf(scale[i % 4 / 2], from[i], to[i]));
+    }
+    __device__ __forceinline__ void multiply(const uint32_t *a, const uint32_t *b, const float *scale, const float *offset) {
+        if (at == 0)
+            stages.enter();
+        begin(0, a, b);
+#pragma unroll
+        for (int q = 0; q < PARTS; q++) {
+            if (q + 1 < PARTS)
+                begin(q + 1, a, b);
+            finish(q, scale, offset);
+        }
+        at = (at + (SINGLES ? 1 : 2)) % 4;
+        if (at == 0)
+            stages.leave();
     }
     template <bool OFFSET> __device__ __forceinline__ void pair(int, const uint32_t *a, const uint32_t *b, const float *scale, const float *offset) {
-        if (at == 0)
-            stages.enter();
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            float part[32];
-            wgmma_fence();
-            wgmma64(part, a, stages.chunk(at, 64 * h), false);
-            wgmma64(part, b, stages.chunk(at + 1, 64 * h), true);
-            wgmma_commit();
-            wgmma_wait();
-#pragma unroll
-            for (int g = 0; g < 8; g++) {
-                float2 x = *(const float2 *)chunk_sums(8 * h + g), y = *(const float2 *)(chunk_sums(8 * h + g) + 4);
-                scaled(sums.v + (8 * h + g) * 4, part + g * 4, scale, offset, __fadd_rn(x.x, x.y), __fadd_rn(y.x, y.y));
-            }
-        }
-        at = (at + 2) % 4;
+        multiply(a, b, scale, offset);
     }
-    __device__ __forceinline__ void single(int, const uint32_t *a, const float *scale, const float *offset) {
-        if (at == 0)
-            stages.enter();
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            float part[32];
-            wgmma_fence();
-            wgmma64(part, a, stages.chunk(at, 64 * h), false);
-            wgmma_commit();
-            wgmma_wait();
-#pragma unroll
-            for (int g = 0; g < 8; g++)
-                scaled(sums.v + (8 * h + g) * 4, part + g * 4, scale, offset, chunk_sums(8 * h + g)[0], chunk_sums(8 * h + g)[4]);
-        }
-        at = (at + 1) % 4;
-    }
+    __device__ __forceinline__ void single(int, const uint32_t *a, const float *scale, const float *offset) { multiply(a, a, scale, offset); }
 };
 
-// 16-bit weights: a stage's four chunks one after another, those of the next
-// stage on their way.
-template <class W> __device__ __forceinline__ void wide_plain(const ProjectParams &p, WideSums &sums, Stages &stages, Cursor &at, W *w, uint32_t lane) {
-    bool fresh = true;
+// 16-bit weights: a stage's four chunks one after another, while the stage before is
+// still being multiplied. Segments begin with a stage.
+template <class W, int N, bool SUMS> __device__ __forceinline__ void wide_plain(const ProjectParams &p, WideSums<W, N> &sums, Stages<N, SUMS> &stages, const Matrix &m, uint32_t tile, uint32_t begin, uint32_t end) {
+    constexpr int GROUPS = Wide<N>::GROUPS;
+    const uint32_t first = begin / 4, whole = end / 4; // the stage at the end may be cut short
+    Cursor at = cursor<W>(m, tile, p.steps, begin, threadIdx.x % 32);
+    W w[GROUPS][4];
+    auto load = [&](W *to, int group, uint32_t stage) {
+        if (stage < whole)
+#pragma unroll
+            for (int u = 0; u < 4; u++)
+                to[u].load(at, group * 4 + u);
+    };
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+        load(w[g], g, first + g);
+    wait_for_previous();
+    stages.begin();
 #pragma unroll 1
-    for (uint32_t step = 0; step < p.steps; step += 4) {
-        uint32_t a[4][4];
+    for (uint32_t stage = first; stage < whole; stage += GROUPS) {
 #pragma unroll
-        for (int u = 0; u < 4; u++)
-            w[u].fragment(a[u]);
-        advance<W>(at, 4);
-        stages.enter();
-#pragma unroll
-        for (int u = 0; u < 4; u++)
-            if (step + 4 + u < p.steps)
-                w[u].load(at, u);
-        wgmma_fence();
-#pragma unroll
-        for (int u = 0; u < 4; u++)
-            if (step + u < p.steps) {
-                if (step + u >= sums.end) {
-                    wgmma_commit();
-                    wgmma_wait();
-                    sums.flush(p, step + u);
-                    fresh = true;
-                    wgmma_fence();
-                }
-                wgmma128(sums.v, a[u], stages.chunk(u), !fresh);
-                fresh = false;
-            }
-        wgmma_commit();
-        wgmma_wait();
-    }
-}
-
-template <class W> __device__ __forceinline__ void wide_quantized(const ProjectParams &p, WideSums &sums, Stages &stages, Cursor &at, W *w, uint32_t lane) {
-    WideSink sink(sums, stages, lane);
-#pragma unroll 1
-    for (uint32_t step = 0; step < p.steps; step += W::AHEAD) {
-#pragma unroll
-        for (int u = 0; u < W::AHEAD; u++) {
-            if (step + u >= p.steps)
+        for (int g = 0; g < GROUPS; g++) {
+            if (stage + g >= whole)
                 break;
-            sums.flush(p, step + u);
-            w[u].give(sink, lane);
-            if (step + u + W::AHEAD < p.steps)
-                w[u].load(at, u + W::AHEAD);
+            uint32_t a[4][4];
+#pragma unroll
+            for (int u = 0; u < 4; u++)
+                w[g][u].fragment(a[u]);
+            if ((stage + g) * 4 >= sums.end) {
+                wgmma_wait<0>();
+                sums.flush(p, (stage + g) * 4);
+            }
+            stages.enter();
+            wgmma_fence();
+#pragma unroll
+            for (int u = 0; u < 4; u++)
+                wgmma<N>(sums.v, a[u], stages.chunk(u), true);
+            wgmma_commit();
+            wgmma_wait<1>();
+            // The stage before has been multiplied now: its registers are free.
+            stages.leave_before(stage + g > first);
+            if (stage + g > first)
+                load(w[(g + GROUPS - 1) % GROUPS], g + GROUPS - 1, stage + g + GROUPS - 1);
         }
-        advance<W>(at, W::AHEAD);
+        advance<W>(at, GROUPS * 4);
     }
+    wgmma_wait<0>();
+    if (whole * 4 == end)
+        return;
+    sums.flush(p, whole * 4);
+    at = cursor<W>(m, tile, p.steps, whole * 4, threadIdx.x % 32);
+    stages.enter();
+#pragma unroll
+    for (int u = 0; u < 3; u++)
+        if (whole * 4 + u < end) {
+            uint32_t a[4];
+            w[0][0].load(at, u);
+            w[0][0].fragment(a);
+            wgmma_fence();
+            wgmma<N>(sums.v, a, stages.chunk(u), true);
+            wgmma_commit();
+            wgmma_wait<0>();
+        }
 }
 
-// Dynamic shared memory: the stages; at the end, the outputs.
-template <class W> __device__ __forceinline__ void wide(const ProjectParams &p) {
-    extern __shared__ __align__(1024) char shared[];
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint32_t first_row = blockIdx.x * WIDE_ROWS, tiles_here = p.gated ? 4 : 8;
-    let_next_start();
-    Place place(p, blockIdx.y * tiles_here + (p.gated ? warp % 4 : warp));
-    const Matrix &m = p.matrix[p.gated ? warp / 4 : place.matrix];
-    Cursor at = cursor<W>(m, place.there ? place.tile : 0, p.steps, 0, lane);
-    W w[W::AHEAD]; // steps on their way
+template <class W, int N, bool SUMS> __device__ __forceinline__ void wide_quantized(const ProjectParams &p, WideSums<W, N> &sums, Stages<N, SUMS> &stages, const Matrix &m, uint32_t tile, uint32_t begin, uint32_t end) {
+    constexpr int AHEAD = N > 64 ? W::AHEAD : 2 * W::AHEAD;
+    const uint32_t lane = threadIdx.x % 32;
+    Cursor at = cursor<W>(m, tile, p.steps, begin, lane);
+    W w[AHEAD]; // steps on their way
 #pragma unroll
-    for (int u = 0; u < W::AHEAD; u++)
-        if (u < p.steps)
+    for (int u = 0; u < AHEAD; u++)
+        if (begin + u < end)
             w[u].load(at, u);
     wait_for_previous();
-    Stages stages(p, shared, first_row);
-    WideSums sums(p);
+    stages.begin();
+    WideSink<W, N> sink(sums, stages);
+#pragma unroll 1
+    for (uint32_t step = begin; step < end; step += AHEAD) {
+#pragma unroll
+        for (int u = 0; u < AHEAD; u++) {
+            if (step + u >= end)
+                break;
+            if (step + u >= sums.end)
+                sums.flush(p, step + u);
+            w[u].give(sink, lane);
+            if (step + u + AHEAD < end)
+                w[u].load(at, u + AHEAD);
+        }
+        advance<W>(at, AHEAD);
+    }
+}
+
+// Dynamic shared memory: the stages and, where a cluster shares segments, the sums of
+// this block's; else these take the stages' place at the end.
+//
+// Grid: (row blocks * blocks of a cluster, blocks of tiles).
+template <class W, int N> __device__ __forceinline__ void wide(const ProjectParams &p) {
+    extern __shared__ __align__(1024) char shared[];
+    const uint32_t warp = threadIdx.x / 32, tiles_here = p.gated ? 4 : 8;
+    const uint32_t blocks = cluster_size(), rank = blocks > 1 ? cluster_rank() : 0;
+    const uint32_t each = p.segments / blocks, first_row = blockIdx.x / blocks * N, first_tile = blockIdx.y * tiles_here;
+    let_next_start();
+    Place place(p, first_tile + (p.gated ? warp % 4 : warp));
+    const Matrix &m = p.matrix[p.gated ? warp / 4 : place.matrix];
+    const uint32_t tile = place.there ? place.tile : 0;
+    float *parts = (float *)(shared + (blocks > 1 ? Wide<N>::STAGES_BYTES : 0));
+    WideSums<W, N> sums(p, blocks > 1 ? parts : nullptr, rank * each, (rank + 1) * each);
+    const uint32_t begin = segment_begin<W>(sums.first, p), end = segment_begin<W>(sums.last, p);
+    Stages<N, W::CHUNKS != 1> stages(p, shared, first_row, begin * W::CHUNKS / 4, (end * W::CHUNKS + 3) / 4);
+    if (threadIdx.x == 0)
+        stages.init();
+    __syncthreads();
     if constexpr (W::CHUNKS == 1)
-        wide_plain<W>(p, sums, stages, at, w, lane);
+        wide_plain<W, N>(p, sums, stages, m, tile, begin, end);
     else
-        wide_quantized<W>(p, sums, stages, at, w, lane);
-    sums.flush(p, p.steps);
-    copy_wait<0>();
+        wide_quantized<W, N>(p, sums, stages, m, tile, begin, end);
+    sums.flush(p, end);
 
     // Through shared memory, so that outputs are written side by side and gates meet.
-    float *parts = (float *)shared; // [128][rows + 1]
-    constexpr uint32_t STRIDE = WIDE_ROWS + 1;
-    __syncthreads(); // the stages are free
+    if (blocks == 1) {
+        __syncthreads(); // the stages are free
 #pragma unroll
-    for (int i = 0; i < sums.N; i++)
-        parts[(warp * 16 + lane / 4 + i % 4 / 2 * 8) * STRIDE + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums.total[i];
-    __syncthreads();
-    const uint32_t outputs = tiles_here * 16, o = threadIdx.x % outputs;
-    Place there(p, blockIdx.y * tiles_here + o / 16);
+        for (int i = 0; i < Wide<N>::SUMS; i++)
+            parts[sums.place(i)] = sums.total[i];
+    }
+    cluster_barrier(blocks > 1);
+    const uint32_t outputs = tiles_here * 16, o = threadIdx.x % outputs, rows = N / blocks;
+    Place there(p, first_tile + o / 16);
     const Matrix &first = p.matrix[there.matrix];
     const uint32_t output = there.tile * 16 + o % 16;
-    if (!there.there || output >= first.outs)
-        return;
-#pragma unroll 4
-    for (uint32_t r = threadIdx.x / outputs; r < WIDE_ROWS; r += WIDE_THREADS / outputs) {
-        const uint32_t row = first_row + r;
-        if (row < p.rows)
-            finish(p, first, output, row, parts[o * STRIDE + r], p.gated ? parts[(64 + o) * STRIDE + r] : 0.f,
-                   ((const float *)p.scale)[row], residual_of(p, first, output, row));
+    const bool writes = there.there && output < first.outs;
+    const Finish finish(p, first, writes ? output : first.outs);
+    auto sum_of = [&](uint32_t o, uint32_t r) {
+        const float *at = parts + r * WIDE_STRIDE + o;
+        if (blocks == 1)
+            return *at;
+        // Four at a time: there are 4, 8 or 16 segments, and a power of two each.
+        const uint32_t each_log = 31 - __clz(each);
+        float sum = 0;
+#pragma unroll 1
+        for (uint32_t s = 0; s < p.segments; s += 4) {
+            float v[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                v[i] = load_shared(at + (s + i & each - 1) * Wide<N>::SEGMENT, s + i >> each_log);
+            sum = s ? __fadd_rn(sum, v[0]) : v[0];
+#pragma unroll
+            for (int i = 1; i < 4; i++)
+                sum = __fadd_rn(sum, v[i]);
+        }
+        return sum;
+    };
+    // What comes from memory for AT_ONCE rows is on its way before the first is used.
+    constexpr int AT_ONCE = 4;
+    const uint32_t step = WIDE_THREADS / outputs, last = first_row + min((rank + 1) * rows, p.rows > first_row ? p.rows - first_row : 0);
+#pragma unroll 1
+    for (uint32_t row = first_row + rank * rows + threadIdx.x / outputs; row < last; row += AT_ONCE * step) {
+        float residual[AT_ONCE], scale[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const uint32_t r = min(row + i * step, last - 1);
+            scale[i] = ((const float *)p.scale)[r];
+            residual[i] = writes ? residual_of(p, first, output, r) : 0;
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const uint32_t r = row + i * step;
+            if (r >= last) // the same in a warp
+                break;
+            uint64_t best = 0;
+            if (writes) {
+                float y = finish.value(p, sum_of(o, r - first_row), p.gated ? sum_of(64 + o, r - first_row) : 0.f, scale[i], residual[i]);
+                ((float *)first.out)[(uint64_t)r * first.outs + output] = y;
+                best = ranked(y, output);
+            }
+            if (p.best)
+                raise(p, r, best);
+        }
     }
+    cluster_barrier(blocks > 1); // the others have read this block's sums
 }

@@ -147,6 +147,8 @@ func readUsage(log string, kernels []kernelEntry) (rest string, err error) {
 			// Functions that were not inlined add to the kernel they are listed with.
 			at.stack += number(m, 1)
 			at.spills += number(m, 2)
+		case strings.Contains(line, "Performance Loss"):
+			other = append(other, line)
 		case strings.HasPrefix(line, "ptxas info"):
 			if m := usageRegs.FindStringSubmatch(line); m != nil && at != nil {
 				at.registers = number(m, 1)

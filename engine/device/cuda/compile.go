@@ -251,8 +251,9 @@ func (x *executable) layOut(a *arena) {
 			x.vectors[device.TensorID(id)] = a.take(4 * uint64(t.Rows*t.Cols))
 		}
 	}
-	x.half = a.take(2 * n * uint64(stride(widest)))
-	x.sums = a.take(4 * n * uint64(stride(widest)/16))
+	most := uint64(stageRows(x.opt.MaxRows, wideRows[len(wideRows)-1]))
+	x.half = a.take(2 * most * uint64(stride(widest)))
+	x.sums = a.take(4 * most * uint64(stride(widest)/16))
 	x.scales = a.take(4 * n)
 	x.wide = a.take(4 * n * uint64(widest))
 	for i := range x.spare {

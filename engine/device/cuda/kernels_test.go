@@ -26,7 +26,7 @@ func everyKernel(t *testing.T, dev device.Device) {
 	t.Helper()
 	for _, f := range quant.All() {
 		p, s := layerOf(t, f.Type, 40, 256, 8, 2, 32, 256)
-		everyStep(t, dev, f.Name, p, s, []int{1, 3, 20, 70})
+		everyStep(t, dev, f.Name, p, s, []int{1, 3, 20, 40, 70})
 		wideStep(t, dev, f)
 	}
 	for _, dim := range []int{32, 64, 96, 128, 256} {

@@ -1,6 +1,8 @@
 package cuda
 
 import (
+	"fmt"
+
 	"kigo/engine/device"
 	"kigo/engine/device/cuda/driver"
 	"kigo/kernels"
@@ -17,20 +19,47 @@ const (
 	fewSharedLimit = 96 << 10 // beyond it, many does as well
 	normWarps      = 8
 
-	wideRows    = 128
-	wideColumns = 64
-	wideStages  = 4
-	wideWarps   = 8
-	wideShared  = wideStages * wideRows * (wideColumns*2 + wideColumns/16*4)
 	fewWarps    = 8
+	wideWarps   = 8
+	wideOutputs = 128
+	wideStages  = 5
+	wideColumns = 64
 )
+
+// wideRows are the numbers of rows of a block for which there is a kernel wide.
+var wideRows = [...]int{32, 64, 128}
+
+// maxCluster is how many blocks may form a cluster on every GPU that has them.
+const maxCluster = 8
+
+// wideShared is the dynamic shared memory of wide for so many rows, where so many
+// blocks share the segments; see kernels/wide.cuh.
+func wideShared(rows, splits, segments int) int {
+	stages := wideStages * (rows*(wideColumns*2+wideColumns/16*4) + 16)
+	sums := 4 * rows * (wideOutputs + 4)
+	if splits == 1 {
+		return max(stages, sums)
+	}
+	return stages + segments/splits*sums
+}
 
 // product is one launch of a projection: matrices of one format and width, by
 // the kernel that fits the number of rows.
 type product struct {
-	tiles                int // of all matrices; of one with a gate
-	sms                  int // multiprocessors of the GPU
-	one, few, many, wide *launch[kernels.ProjectParams]
+	tiles          int // of all matrices; of one with a gate
+	sms            int // multiprocessors of the GPU
+	one, few, many *launch[kernels.ProjectParams]
+	wide           [len(wideRows)]*launch[kernels.ProjectParams] // all are there, or many is
+}
+
+// all are the launches that there are.
+func (pr *product) all() (there []*launch[kernels.ProjectParams]) {
+	for _, l := range append([]*launch[kernels.ProjectParams]{pr.one, pr.few, pr.many}, pr.wide[:]...) {
+		if l != nil {
+			there = append(there, l)
+		}
+	}
+	return there
 }
 
 // matrix describes a weight matrix to the kernels; out is where its result goes.
@@ -78,35 +107,27 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 	if gated {
 		warps *= 2
 	}
-	pr := &product{tiles: int(params.Tiles)}
-	for _, k := range []struct {
-		to              **launch[kernels.ProjectParams]
-		prefix          string
-		threads, shared int
-	}{
-		{&pr.one, "one_", 32 * fewWarps, fewShared(int(params.Stride), 1, warps)},
-		{&pr.few, "few_", 32 * fewWarps, fewShared(int(params.Stride), fewRows, warps)},
-		{&pr.many, "many_", 32 * manyWarps, manyShared},
-		{&pr.wide, "wide_", 32 * wideWarps, wideShared},
-	} {
-		if k.prefix == "wide_" && x.dev.code.kernels["wide_"+p.scheme.kernel] == nil {
-			continue // not in the machine code for this GPU
-		}
-		if (k.to == &pr.one || k.to == &pr.few) && k.shared > fewSharedLimit {
-			continue
-		}
-		l, err := newLaunch(x.dev, k.prefix+p.scheme.kernel, k.threads, params)
+	pr := &product{tiles: int(params.Tiles), sms: x.dev.props.SMs}
+	prepare := func(name string, threads, shared int) (*launch[kernels.ProjectParams], error) {
+		l, err := newLaunch(x.dev, name, threads, params)
 		if err != nil {
 			return nil, err
 		}
-		l.how.Shared = uint32(k.shared)
-		if err := x.dev.allowShared(l.kernel, k.shared); err != nil {
-			return nil, err
-		}
-		*k.to = l
-		pr.sms = x.dev.props.SMs
-		if k.to == &pr.many || k.to == &pr.wide {
+		l.how.Shared = uint32(shared)
+		return l, x.dev.allowShared(l.kernel, shared)
+	}
+	for _, k := range []struct {
+		to     **launch[kernels.ProjectParams]
+		prefix string
+		rows   int
+	}{{&pr.one, "one_", 1}, {&pr.few, "few_", fewRows}} {
+		shared := fewShared(int(params.Stride), k.rows, warps)
+		if shared > fewSharedLimit {
 			continue
+		}
+		l, err := prepare(k.prefix+p.scheme.kernel, 32*fewWarps, shared)
+		if err != nil {
+			return nil, err
 		}
 		blocks, err := x.dev.resident(l, pr.tiles)
 		if err != nil {
@@ -117,16 +138,39 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 			l.how.Cluster = uint32(warps / fewWarps)
 			l.how.Grid[0] *= l.how.Cluster
 		}
+		*k.to = l
+	}
+	for i, rows := range wideRows {
+		name := fmt.Sprintf("wide%d_%s", rows, p.scheme.kernel)
+		if x.dev.code.kernels[name] == nil {
+			continue // not in the machine code for this GPU
+		}
+		most := 0
+		for splits := 1; splits <= min(maxCluster, int(params.Segments)); splits *= 2 {
+			if shared := wideShared(rows, splits, int(params.Segments)); shared <= x.dev.props.SharedPerBlockOptin {
+				most = max(most, shared)
+			}
+		}
+		l, err := prepare(name, 32*wideWarps, most)
+		if err != nil {
+			return nil, err
+		}
+		pr.wide[i] = l
+	}
+	if pr.wide[0] == nil {
+		l, err := prepare("many_"+p.scheme.kernel, 32*manyWarps, manyShared)
+		if err != nil {
+			return nil, err
+		}
+		pr.many = l
 	}
 	return pr, nil
 }
 
 // rank makes the kernels note the largest output of each row.
 func (pr *product) rank(best uint64) {
-	for _, l := range []*launch[kernels.ProjectParams]{pr.one, pr.few, pr.many, pr.wide} {
-		if l != nil {
-			l.params.Best = best
-		}
+	for _, l := range pr.all() {
+		l.params.Best = best
 	}
 }
 
@@ -151,8 +195,9 @@ func fewShared(stride, rows, warps int) int {
 	return rows*(2*stride+32) + 4*rows*(stride/16+1) + 2*4*warps*tileRows*rows + 2*4*rows*normWarps
 }
 
-// takes says which kernel multiplies so many rows. Only many needs what prepare
-// makes.
+// takes says which kernel multiplies so many rows. Only many and wide need what
+// prepare makes, each in an order of its own; which of them there is, is the same for
+// all formats.
 func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
 	switch {
 	case rows == 1 && pr.one != nil:
@@ -160,11 +205,22 @@ func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
 	case rows <= fewRows && pr.few != nil:
 		return pr.few
 	}
-	// Blocks of wide are large: it needs enough of them.
-	if pr.wide != nil && rows > manyRows && ceilDiv(rows, wideRows)*ceilDiv(pr.tiles, tilesOf(pr.wide)) >= pr.sms/2 {
-		return pr.wide
+	for i, l := range pr.wide {
+		if l != nil && (rows <= wideRows[i] || i == len(wideRows)-1) {
+			return l
+		}
 	}
 	return pr.many
+}
+
+// isWide says whether a launch is one of wide's, and for how many rows.
+func (pr *product) isWide(l *launch[kernels.ProjectParams]) (rows int, ok bool) {
+	for i, w := range pr.wide {
+		if l == w {
+			return wideRows[i], true
+		}
+	}
+	return 0, false
 }
 
 // tilesOf is how many tiles of one matrix a block of many or wide has: a warp has
@@ -178,21 +234,39 @@ func tilesOf(l *launch[kernels.ProjectParams]) int {
 }
 
 // run multiplies rows; pick is the address of their numbers, or 0.
-func (pr *product) run(x *executable, rows int, pick uint64, wide bool) error {
+func (pr *product) run(x *executable, rows int, pick uint64) error {
 	l := pr.takes(rows)
-	if l == pr.wide && !wide {
-		l = pr.many
-	}
-	if l == pr.many || l == pr.wide {
-		high := manyRows
-		if l == pr.wide {
-			high = wideRows
-		}
-		l.grid(ceilDiv(rows, high), ceilDiv(pr.tiles, tilesOf(l)), 1)
+	high, isWide := pr.isWide(l)
+	switch {
+	case isWide:
+		pr.spread(x, l, rows, high)
+	case l == pr.many:
+		l.grid(ceilDiv(rows, manyRows), ceilDiv(pr.tiles, tilesOf(l)), 1)
 	}
 	l.params.Rows, l.params.Pick = uint32(rows), pick
 	return start(x.dev, l, x.dev.stream)
 }
+
+// spread sets the grid of wide. Where there are far fewer blocks than multiprocessors,
+// clusters of blocks share the segments, as far as there is shared memory.
+func (pr *product) spread(x *executable, l *launch[kernels.ProjectParams], rows, high int) {
+	segments := int(l.params.Segments)
+	across, down, splits := ceilDiv(rows, high), ceilDiv(pr.tiles, tilesOf(l)), 1
+	for next := 2; next <= min(maxCluster, segments) && 2*across*down*splits <= pr.sms; next *= 2 {
+		if wideShared(high, next, segments) <= x.dev.props.SharedPerBlockOptin {
+			splits = next
+		}
+	}
+	l.params.StageRows = uint32(stageRows(rows, high))
+	l.grid(across*splits, down, 1)
+	l.how.Cluster, l.how.Shared = 0, uint32(wideShared(high, splits, segments))
+	if splits > 1 {
+		l.how.Cluster = uint32(splits)
+	}
+}
+
+// stageRows is how many rows a stage of wide has (PrepareParams.stage_rows).
+func stageRows(rows, high int) int { return ceilDiv(rows, high) * high }
 
 // newPrepare makes what enters a product of the values at in.
 func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bool) (*launch[kernels.PrepareParams], error) {
@@ -213,18 +287,16 @@ func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bo
 // somebody wants to see them.
 func (x *executable) prepareFor(l *launch[kernels.PrepareParams], rows int, wanted bool, products ...*product) error {
 	wanted = wanted || x.watched()
-	wide := len(products) > 0
+	l.params.StageRows = 0
 	for _, pr := range products {
-		wanted = wanted || pr.takes(rows) == pr.many || pr.takes(rows) == pr.wide
-		wide = wide && pr.takes(rows) == pr.wide
+		k := pr.takes(rows)
+		if high, isWide := pr.isWide(k); isWide {
+			wanted, l.params.StageRows = true, uint32(stageRows(rows, high))
+		}
+		wanted = wanted || k == pr.many
 	}
 	if !wanted {
 		return nil
-	}
-	// The two want the halves in different orders: all products take wide or none.
-	l.params.Wgmma = 0
-	if wide {
-		l.params.Wgmma = 1
 	}
 	l.params.Rows = uint32(rows)
 	return start(x.dev, l.grid(rows, 1, 1), x.dev.stream)
@@ -338,7 +410,7 @@ func (o *projection) run(x *executable, s *stepShape) error {
 		}
 	}
 	for _, pr := range o.products {
-		if err := pr.run(x, s.rows, 0, o.prepare.params.Wgmma != 0); err != nil {
+		if err := pr.run(x, s.rows, 0); err != nil {
 			return err
 		}
 	}
@@ -416,7 +488,7 @@ func (o *logits) compute(x *executable, at, n int) error {
 	if err := x.prepareFor(o.prepare, n, false, o.product); err != nil {
 		return err
 	}
-	return o.product.run(x, n, pick, o.prepare.params.Wgmma != 0)
+	return o.product.run(x, n, pick)
 }
 
 // fetch brings the logits to the host, computing those of further rows as it
