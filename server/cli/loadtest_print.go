@@ -140,6 +140,7 @@ func endsInWords(r *loadtest.Result) string {
 	}
 	add(r.Dropped, "slow readers dropped")
 	add(r.Unfinished, "cut off")
+	add(r.Interrupted, "interrupted")
 	add(r.Unsent, "not sent")
 	for _, e := range r.Errors {
 		add(e.Count, strings.TrimSpace("failed with "+e.Code+" "+e.Reason))

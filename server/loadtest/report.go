@@ -60,7 +60,7 @@ type Load struct {
 
 // Result is one load and what became of it. Requests counts those that were to be sent
 // while it was measured; each of them is in exactly one of the counts from Completed
-// to Unfinished. Tokens are generated ones that arrived in the measured time, of
+// to Interrupted. Tokens are generated ones that arrived in the measured time, of
 // whichever request.
 type Result struct {
 	Streams int     `json:"concurrency,omitempty"`     // closed loop
@@ -78,7 +78,9 @@ type Result struct {
 	Dropped    uint64 `json:"dropped,omitempty"`    // slow readers that the server did not wait for
 	Failed     uint64 `json:"failed,omitempty"`     // with an error that nobody asked for
 	Broken     uint64 `json:"broken,omitempty"`     // the protocol was violated
-	Unfinished uint64 `json:"unfinished,omitempty"` // cut off at the end
+	Unfinished uint64 `json:"unfinished,omitempty"` // cut off when the drain was over
+
+	Interrupted uint64 `json:"interrupted,omitempty"` // with this program
 
 	RequestsPerSecond float64 `json:"requests_per_s"` // that completed in the measured time
 	PromptTokens      uint64  `json:"prompt_tokens"`  // of the measured requests
@@ -92,7 +94,8 @@ type Result struct {
 	DecodeShare     float64 `json:"decode_share,omitempty"` // of the measured time
 
 	// Requests that completed within the bounds that were set, a second, and
-	// their share of all that were neither cancelled nor slow.
+	// their share of all that were neither cancelled, slow nor interrupted. Those
+	// that could not be sent are not good.
 	GoodPerSecond float64 `json:"good_requests_per_s"`
 	GoodShare     float64 `json:"good_share"`
 
@@ -169,7 +172,7 @@ func (r *run) report(cpu time.Duration, now int64) Result {
 		Streams: r.load.streams, Rate: r.load.rate, Seconds: float64(window) / 1e9,
 		Warmed: t.warmUp, Unsent: t.unsent, Slow: t.slow, Silent: t.silent,
 		Requests: t.requests, Completed: t.outcomes[completed], Cancelled: t.outcomes[cancelled], Dropped: t.outcomes[dropped],
-		Failed: t.outcomes[failed], Broken: t.outcomes[broken], Unfinished: t.outcomes[unfinished],
+		Failed: t.outcomes[failed], Broken: t.outcomes[broken], Unfinished: t.outcomes[unfinished], Interrupted: t.outcomes[interrupted],
 		PromptTokens: t.prompt, Tokens: t.tokens.Load(), Messages: t.messages.Load(),
 		FirstToken: t.firstToken.latency(), Gap: t.gap.latency(), PerToken: t.perToken.latency(),
 		Whole: t.whole.latency(), Lag: t.lag.latency(), Cancelling: t.cancelling.latency(),
@@ -195,7 +198,7 @@ func (r *run) report(cpu time.Duration, now int64) Result {
 	if t.phase.lasted > 0 {
 		out.DecodePerSecond = t.phase.tokens / (float64(t.phase.lasted) / 1e9)
 	}
-	if judged := t.requests - t.slow - t.outcomes[cancelled]; judged > 0 {
+	if judged := t.judged + t.unsent; judged > 0 {
 		out.GoodShare = float64(t.good) / float64(judged)
 	}
 	return out

@@ -176,8 +176,10 @@ func (x *exchange) judge(ctx context.Context, err error) {
 		r.outcome = cancelled
 	case err == nil:
 		r.outcome = completed
-	case ctx.Err() != nil:
+	case errors.Is(context.Cause(ctx), errCutOff):
 		r.outcome = unfinished
+	case ctx.Err() != nil:
+		r.outcome = interrupted
 	case x.plan.slow && failureOf(err) == failure{codes.ResourceExhausted.String(), "SLOW_READER"}:
 		r.outcome = dropped
 	default:

@@ -2,6 +2,7 @@ package loadtest
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -10,6 +11,9 @@ import (
 // failed: a server that refuses everything is not to be asked as fast as it can
 // refuse.
 const afterFailure = 100 * time.Millisecond
+
+// errCutOff is why requests end that have not ended when the drain is over.
+var errCutOff = errors.New("cut off")
 
 // run is one load on the server, under way.
 type run struct {
@@ -60,8 +64,9 @@ func (r *run) do(ctx context.Context) Result {
 
 	// An interrupt ends the sending and the requests under way; the window's end
 	// is no later.
-	requests, cutOff := context.WithCancel(ctx)
-	defer cutOff()
+	requests, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	cutOff := func() { cancel(errCutOff) }
 	if r.load.streams > 0 {
 		r.closed(ctx, requests, cutOff)
 	} else {

@@ -434,8 +434,11 @@ func TestInterrupt(t *testing.T) {
 			if c.tokens > 0 {
 				near(t, c.name+": tokens/s", r.TokensPerSecond, float64(r.Tokens)/r.Seconds)
 			}
-			if sum := r.Completed + r.Cancelled + r.Dropped + r.Failed + r.Broken + r.Unfinished; sum != r.Requests {
+			if sum := r.Completed + r.Cancelled + r.Dropped + r.Failed + r.Broken + r.Interrupted; sum != r.Requests {
 				t.Errorf("%s: %d requests, %d of them ended", c.name, r.Requests, sum)
+			}
+			if r.Requests > 0 && (r.GoodShare != 1 || r.FirstToken.Min < 99) {
+				t.Errorf("%s: what the interrupt ended counts against the server: %+v", c.name, r)
 			}
 		})
 	}

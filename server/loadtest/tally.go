@@ -14,12 +14,13 @@ import (
 type outcome int
 
 const (
-	completed  outcome = iota // with an end, of itself
-	cancelled                 // as it was meant to
-	dropped                   // a slow reader that the server did not wait for
-	failed                    // with an error that nobody asked for
-	broken                    // with a violation of the protocol
-	unfinished                // cut off at the run's end, or by an interrupt
+	completed   outcome = iota // with an end, of itself
+	cancelled                  // as it was meant to
+	dropped                    // a slow reader that the server did not wait for
+	failed                     // with an error that nobody asked for
+	broken                     // with a violation of the protocol
+	unfinished                 // cut off when the drain was over
+	interrupted                // nobody knows how it would have ended
 	outcomes
 )
 
@@ -46,7 +47,8 @@ type tally struct {
 	slow       uint64 // of them
 	ended      uint64 // in the window, completed
 	outcomes   [outcomes]uint64
-	good       uint64
+	judged     uint64 // neither slow, cancelled nor interrupted
+	good       uint64 // of them
 	silent     uint64 // cut off before their first token
 	unsent     uint64
 	warmUp     uint64 // requests before the measurement
@@ -199,6 +201,9 @@ func (t *tally) finish(o *Options, r *ending) {
 	if r.slow {
 		t.slow++
 		return
+	}
+	if r.outcome != cancelled && r.outcome != interrupted {
+		t.judged++
 	}
 	ttft := time.Duration(r.first - r.sent)
 	switch {
