@@ -123,6 +123,11 @@ func (o *Options) Check() error {
 	return nil
 }
 
+// whole says that a run's measurement ends with its last measured request. Otherwise
+// it ends when Duration is over, and what is under way then counts with the tokens
+// that it had.
+func (o *Options) whole() bool { return o.Waves || o.Requests > 0 }
+
 // Run puts the load on the server, one run after another, and reports. When ctx
 // ends, the report is of what was measured until then and says so; it is no error.
 // An error means that nothing could be measured: the server does not answer, or has

@@ -29,7 +29,7 @@ type planner struct {
 	salt       uint64
 }
 
-// stream is a random sequence of its own for each use of each request.
+// random is a sequence of its own for each use of each request.
 func (p *planner) random(seed, use, n uint64) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, use<<56|p.run<<48|n))
 }
@@ -53,7 +53,7 @@ func (p *planner) plan(n uint64) plan {
 	return q
 }
 
-// interarrival makes the times from one arrival to the next.
+// interarrivals makes the times from one arrival to the next.
 func (p *planner) interarrivals(rate float64) func() time.Duration {
 	r := p.random(p.options.Seed, useArrivals, 0)
 	return func() time.Duration { return time.Duration(r.ExpFloat64() / rate * float64(time.Second)) }

@@ -60,7 +60,7 @@ func (x *exchange) exchange(ctx context.Context, leave func(), message *kigov1.E
 	for {
 		ev, err := next()
 		if err != nil && !errors.Is(err, io.EOF) {
-			if x.ended && !x.asked && ctx.Err() == nil {
+			if x.ended && !x.asked && ctx.Err() == nil && !isLost(err) {
 				return violationError{violation{"two ends", fmt.Sprintf("%v after the end", status.Code(err))}}
 			}
 			return err
@@ -198,6 +198,10 @@ func failureOf(err error) failure {
 	}
 	return f
 }
+
+// isLost says that it was not the server that ended a stream, but the loss of its
+// connection.
+func isLost(err error) bool { return failureOf(err) == failure{code: codes.Unavailable.String()} }
 
 // pause waits, at most until ctx ends.
 func pause(ctx context.Context, d time.Duration) {

@@ -39,10 +39,6 @@ func newRun(o *Options, l load, t target, p *planner) *run {
 // now is a time of the run.
 func (r *run) now() int64 { return int64(time.Since(r.born)) }
 
-// whole says that the window ends with the last measured request. Otherwise it ends
-// when Duration is over, and what is under way then counts with the tokens it had.
-func (r *run) whole() bool { return r.options.Waves || r.options.Requests > 0 }
-
 // do puts the load on the server until its time is over and all requests have
 // ended.
 func (r *run) do(ctx context.Context) Result {
@@ -57,7 +53,7 @@ func (r *run) do(ctx context.Context) Result {
 	if !o.Waves {
 		r.tally.start.Store(r.begins)
 	}
-	if !r.whole() {
+	if !o.whole() {
 		r.tally.end.Store(r.stops)
 	}
 	usage := cpuTime()
@@ -72,7 +68,7 @@ func (r *run) do(ctx context.Context) Result {
 	} else {
 		r.open(ctx, requests, cutOff)
 	}
-	if !r.whole() {
+	if !o.whole() {
 		pause(ctx, time.Duration(r.stops-r.now())) // no request came up in the rest of it
 	}
 	now := r.now()

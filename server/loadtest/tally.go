@@ -178,7 +178,7 @@ func (t *tally) finish(o *Options, r *ending) {
 			t.example = r.violation.String()
 		}
 	}
-	if r.outcome == completed && t.measures(r.over) {
+	if r.outcome == completed && t.measures(r.over) && (r.measured || !o.whole()) {
 		t.ended++
 	}
 	if !r.measured {
