@@ -212,6 +212,7 @@ func (o *owner) run(m *served, plan sched.Plan) {
 	now := time.Now()
 	if q.firstStep.IsZero() {
 		q.firstStep = now
+		e.stats.began(q)
 	}
 	step := device.Step{
 		Tokens: q.tokens[plan.Start : plan.Start+plan.Rows],
@@ -316,6 +317,7 @@ func (o *owner) execute(m *served, step *device.Step, q *sequence) (next int32, 
 	}
 	now := time.Now()
 	m.times.add(now.Sub(begun))
+	o.engine.stats.ran(now.Sub(begun), step, q)
 	o.engine.lastStep.Store(now.UnixNano())
 	return next, logits, err
 }
@@ -366,6 +368,7 @@ func (o *owner) advance(q *sequence, next int32, logits []float32) {
 	}
 	if out.generated {
 		o.engine.tokens.Add(1)
+		o.engine.stats.token(q)
 	}
 	if out.event != nil {
 		q.stream.events <- Event{Tokens: out.event} // there is room: see below
@@ -439,6 +442,7 @@ func (o *owner) finish(q *sequence, ev Event, err error) {
 	}
 	q.stream.final.event, q.stream.final.err = ev, err
 	o.publish()
+	o.engine.stats.ended(q, ev.End, err)
 	o.engine.forget(q.stream)
 	close(q.stream.events)
 }
