@@ -2,20 +2,9 @@
 // generated; also of a few rows, each for itself.
 #pragma once
 #include "attention.cuh"
+#include "turn.cuh"
 
 static constexpr uint32_t ONE_WARPS = 8, ONE_THREADS = ONE_WARPS * 32;
-
-// Element i of a head at x, rotated: the first dims elements in pairs. All is loaded
-// before anything is used.
-__device__ __forceinline__ float turned(const float *x, uint32_t i, uint32_t dims, bool halves, const float2 *angle) {
-    const uint32_t pairs = dims / 2;
-    const bool rotated = i < dims, first = halves ? i < pairs : i % 2 == 0;
-    const uint32_t other_at = halves ? (first ? i + pairs : i - pairs) : i ^ 1, angle_at = halves ? (first ? i : i - pairs) : i / 2;
-    const float y = x[i], other = x[rotated ? other_at : i];
-    const float2 cs = rotated ? angle[angle_at] : make_float2(1, 0);
-    const float turned = first ? __fsub_rn(__fmul_rn(y, cs.x), __fmul_rn(other, cs.y)) : __fadd_rn(__fmul_rn(other, cs.y), __fmul_rn(y, cs.x));
-    return rotated ? turned : y;
-}
 
 // One row of up to 16 heads that share a KV head: they are the rows of operand A. The
 // warps share a unit's positions for the scores and a head's elements for the
@@ -34,7 +23,7 @@ __device__ __forceinline__ float turned(const float *x, uint32_t i, uint32_t dim
 template <int DIM, bool FUSED> struct One {
     using U = Unit<DIM>;
     static constexpr int PAIRS = DIM > 128 ? DIM / 128 : 1; // of 8 elements of a value, that a warp has
-    static constexpr uint32_t BATCH = 32;                   // units that are folded at a time
+    static constexpr uint32_t BATCH = 32, LOADS = 16;       // units whose factors are found, and that are read, at a time
 
     struct Shared {
         char queries[16 * U::ROW];
@@ -88,33 +77,44 @@ template <int DIM, bool FUSED> struct One {
     }
 
     // Queries, and with FUSED the row's own key and value, four elements a thread.
+    // Where they are is found out before the kernel before is waited for.
     __device__ __forceinline__ void take_inputs() {
         constexpr uint32_t QUADS = DIM / 4;
         const float scale = score_scale(p);
         const float2 *angle = (const float2 *)p.angles + (uint64_t)row.row * (p.dims / 2);
         const bool with_own = FUSED && own / U::POSITIONS >= begin && own / U::POSITIONS < end;
         const uint32_t all = (heads + (with_own ? 2 : 0)) * QUADS;
-        for (uint32_t n = threadIdx.x; n < all; n += ONE_THREADS) {
+        bool waited = !FUSED;
+#pragma unroll 1
+        for (uint32_t n = threadIdx.x; n < all || !waited; n += ONE_THREADS) {
             const uint32_t h = n / QUADS, i = n % QUADS * 4;
             const bool query = h < heads, value = h == heads + 1;
             const float *from = (const float *)(query ? p.q : value ? p.v : p.k);
             from += query ? ((uint64_t)row.row * p.heads + first_head + h) * dim : ((uint64_t)row.row * p.cache.kv_heads + kv_head) * dim;
+            char *to = query ? s.queries + h * U::ROW
+                       : own / U::POSITIONS == begin ? (value ? values : keys) + own % U::POSITIONS * U::ROW
+                                                     : s.own + (value ? U::ROW : 0);
+            uint16_t *cached = 0;
+            if (FUSED && h >= heads && part == 0 && i < dim)
+                cached = (uint16_t *)(value ? p.cache.values : p.cache.keys) + place_of(p.cache, row.table, kv_head, own) + i;
+            if (!waited)
+                wait_for_previous();
+            waited = true;
+            if (n >= all)
+                break;
             float x[4] = {0, 0, 0, 0};
             if (i < dim)
 #pragma unroll
                 for (int j = 0; j < 4; j++)
-                    x[j] = FUSED ? turned(from, i + j, value ? 0 : p.dims, p.halves, angle) : from[i + j];
+                    x[j] = FUSED ? Turn(i + j, value ? 0 : p.dims, p.halves, angle).of(from) : from[i + j];
             if (query)
 #pragma unroll
                 for (int j = 0; j < 4; j++)
                     x[j] = __fmul_rn(x[j], scale);
             const uint2 packed = make_uint2(pack_half(x[0], x[1]), pack_half(x[2], x[3]));
-            char *to = query ? s.queries + h * U::ROW
-                       : own / U::POSITIONS == begin ? (value ? values : keys) + own % U::POSITIONS * U::ROW
-                                                     : s.own + (value ? U::ROW : 0);
             *(uint2 *)(to + i * 2) = packed;
-            if (!query && i < dim && part == 0)
-                *(uint2 *)((uint16_t *)(value ? p.cache.values : p.cache.keys) + place_of(p.cache, row.table, kv_head, own) + i) = packed;
+            if (cached)
+                *(uint2 *)cached = packed;
         }
     }
 
@@ -160,8 +160,6 @@ template <int DIM, bool FUSED> struct One {
         __syncthreads();
         ask_keys(begin);
         ask_values(begin);
-        if (FUSED)
-            wait_for_previous();
         take_inputs();
 
         float m[2] = {MINUS_INFINITY, MINUS_INFINITY}, l[2] = {0, 0}, o[PAIRS][2][4];
@@ -199,9 +197,7 @@ template <int DIM, bool FUSED> struct One {
             if (GROUPS == ONE_WARPS || warp < GROUPS) {
                 uint32_t a[4];
                 to_weights(a, &x[0][0], m2);
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    *(uint32_t *)(s.weights + (lane / 4 + i % 2 * 8) * U::WEIGHTS + (warp * 16 + i / 2 * 8 + lane % 4 * 2) * 2) = a[i];
+store_a(s.weights + warp * 32, U::WEIGHTS, lane, a);
             }
             __syncthreads(); // the weights and the values are there
             float l2[4] = {0, 0, 0, 0}, o2[PAIRS][2][4];
@@ -214,7 +210,8 @@ template <int DIM, bool FUSED> struct One {
                 for (int g = 0; g < GROUPS; g++) {
                     uint32_t a[4];
                     load_matrices(a, a_at + g * 32);
-                    weigh_values<PAIRS>(l2, o2, a, b_at + g * 16 * U::ROW);
+                    sum_weights(l2, a);
+                    weigh_values<PAIRS>(o2, a, b_at + g * 16 * U::ROW);
                 }
             }
             if (p.splits > 1 && units > 1) {
@@ -288,7 +285,7 @@ template <int DIM, bool FUSED> struct One {
     // largest score up to it, which a warp finds for 32 units at a time.
     __device__ __forceinline__ void fold_all() {
         float4(*factors)[BATCH] = (float4(*)[BATCH])keys; // by head: a, b and l of a unit
-        float2 *sums = (float2 *)values;                  // o and l of every element so far
+        float4 *sums = (float4 *)values;                  // of two elements so far: o, o and l
         float before[2] = {MINUS_INFINITY, MINUS_INFINITY};
 #pragma unroll 1
         for (uint32_t first = 0; first < units; first += BATCH) {
@@ -317,22 +314,35 @@ template <int DIM, bool FUSED> struct One {
             __syncthreads();
             const uint32_t count = min(BATCH, units - first);
 #pragma unroll 1
-            for (uint32_t at = threadIdx.x; at < heads * DIM; at += ONE_THREADS) {
-                const uint32_t h = at / DIM, e = at % DIM;
+            for (uint32_t n = threadIdx.x; n < heads * (DIM / 2); n += ONE_THREADS) {
+                const uint32_t h = n / (DIM / 2), e = n % (DIM / 2) * 2;
                 if (e >= dim)
                     continue;
                 const float *from = (const float *)p.partial + (result_of(h) + first) * dim + e;
-                float2 sum = first ? sums[at] : make_float2(0, 0);
-#pragma unroll 8
-                for (uint32_t u = 0; u < count; u++) {
-                    const float4 f = factors[h][u];
-                    sum.x = weigh(sum.x, f.x, __ldcg(from + u * dim), f.y);
-                    sum.y = weigh(sum.y, f.x, f.z, f.y);
+                float4 sum = first ? sums[n] : make_float4(0, 0, 0, 0);
+#pragma unroll 1
+                for (uint32_t u = 0; u < count; u += LOADS) {
+                    float2 x[LOADS]; // all on their way before the first is used
+#pragma unroll
+                    for (uint32_t i = 0; i < LOADS; i++)
+                        if (u + i < count)
+                            x[i] = __ldcg((const float2 *)(from + (u + i) * dim));
+#pragma unroll
+                    for (uint32_t i = 0; i < LOADS; i++)
+                        if (u + i < count) {
+                            const float4 f = factors[h][u + i];
+                            sum.x = weigh(sum.x, f.x, x[i].x, f.y);
+                            sum.y = weigh(sum.y, f.x, x[i].y, f.y);
+                            sum.z = weigh(sum.z, f.x, f.z, f.y);
+                        }
                 }
-                if (first + BATCH < units)
-                    sums[at] = sum;
-                else
-                    ((float *)p.out)[((uint64_t)row.row * p.heads + first_head + h) * dim + e] = __fmul_rn(sum.x, __frcp_rn(sum.y));
+                if (first + BATCH < units) {
+                    sums[n] = sum;
+                } else {
+                    const float inverse = __frcp_rn(sum.z);
+                    *(float2 *)((float *)p.out + ((uint64_t)row.row * p.heads + first_head + h) * dim + e) =
+                        make_float2(__fmul_rn(sum.x, inverse), __fmul_rn(sum.y, inverse));
+                }
             }
         }
     }

@@ -97,16 +97,24 @@ __device__ __forceinline__ void to_weights(uint32_t *a, const float *s, const fl
         a[i] = pack_half(exp2_of(__fadd_rn(s[2 * i], -top[i % 2])), exp2_of(__fadd_rn(s[2 * i + 1], -top[i % 2])));
 }
 
+// Stores operand A where rows_of_a reads it.
+__device__ __forceinline__ void store_a(char *to, uint32_t row_bytes, uint32_t lane, const uint32_t *a) {
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        *(uint32_t *)(to + (lane / 4 + i % 2 * 8) * row_bytes + i / 2 * 16 + lane % 4 * 4) = a[i];
+}
+
 // The columns that a lane has of a row are those of its three neighbours, too.
 __device__ __forceinline__ float largest_in_row(float m) {
     m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
     return fmaxf(m, __shfl_xor_sync(~0u, m, 2));
 }
 
-// Weights of 16 positions times ones, added to l, and times values of 16 * PAIRS
-// elements, added to o.
-template <int PAIRS> __device__ __forceinline__ void weigh_values(float *l, float (*o)[2][4], const uint32_t *a, const char *values) {
-    mma(l, a, make_uint2(0x3c003c00, 0x3c003c00));
+// Adds up the weights of 16 positions.
+__device__ __forceinline__ void sum_weights(float *l, const uint32_t *a) { mma(l, a, make_uint2(0x3c003c00, 0x3c003c00)); }
+
+// Adds weights of 16 positions times values of 16 * PAIRS elements.
+template <int PAIRS> __device__ __forceinline__ void weigh_values(float (*o)[2][4], const uint32_t *a, const char *values) {
 #pragma unroll
     for (int n = 0; n < PAIRS; n++) {
         uint32_t b[4];
@@ -128,21 +136,22 @@ template <int DIM> __device__ __forceinline__ uint64_t place_in_unit(const Cache
     return threadIdx.x < Unit<DIM>::POSITIONS && position < end ? place_of(c, table, kv_head, position) : 0;
 }
 
-// 16 bytes into shared memory in the background, zeros if !valid, nothing if !wanted.
+// 16 bytes into shared memory in the background; zeros, with nothing read, if !valid;
+// nothing if !wanted.
 __device__ __forceinline__ void copy_piece(char *to, const void *from, bool valid, bool wanted) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %3, 0;\n@p cp.async.cg.shared.global [%0], [%1], 16, %2;\n}"
                  ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(valid ? 16 : 0), "r"((int)wanted));
 }
 
 // Starts to copy a unit's keys or values; what is beyond the end, or beyond a head's
-// elements, becomes zeros. Position skip is left out. Blocks have 128 or 256 threads.
+// elements, becomes zeros. Position skip is left out.
 template <int DIM> __device__ __forceinline__ void copy_unit(char *to, uint64_t cached, const uint64_t *places, uint32_t first, uint32_t end, uint32_t dim, uint32_t threads, uint32_t skip = ~0u) {
     constexpr uint32_t PIECES = DIM / 8, ALL = Unit<DIM>::POSITIONS * PIECES;
-#pragma unroll 4
-    for (uint32_t i = threadIdx.x; i < ALL; i += threads) {
-        const uint32_t n = i / PIECES, piece = i % PIECES, position = first + n;
-        const bool there = position < end && piece * 8 < dim;
-        copy_piece(to + n * Unit<DIM>::ROW + piece * 16, (const uint16_t *)cached + (there ? places[n] + piece * 8 : 0), there, position != skip);
+    static_assert(ALL % 512 == 0, "threads have equally many pieces");
+#pragma unroll 2
+    for (uint32_t turn = 0; turn < ALL / threads; turn++) {
+        const uint32_t i = threadIdx.x + turn * threads, n = i / PIECES, piece = i % PIECES, position = first + n;
+        copy_piece(to + n * Unit<DIM>::ROW + piece * 16, (const uint16_t *)cached + places[n] + piece * 8, position < end && piece * 8 < dim, position != skip);
     }
     copy_commit();
 }

@@ -205,6 +205,9 @@ struct CacheLayer {
     uint32_t padding;
 };
 
+// How many heads a block of append takes.
+constexpr uint32_t kAppendHeads = 8;
+
 struct AppendParams {
     CacheLayer cache;
     uint64_t q; // *float, rows x heads*head_dim

@@ -186,6 +186,9 @@ type CacheLayer struct {
 	Padding   uint32
 }
 
+// AppendHeads: How many heads a block of append takes.
+const AppendHeads uint32 = 8
+
 type AppendParams struct {
 	Cache     CacheLayer
 	Q         uint64 // *float, rows x heads*head_dim

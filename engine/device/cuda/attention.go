@@ -14,16 +14,19 @@ import (
 type attention struct {
 	op               *device.Attend
 	unit             int // positions
+	shared           int // bytes of a unit's keys and values in shared memory
+	mostQueries      int // of a block of attend_many
 	one, fused, many *launch[kernels.AttendParams]
 }
 
-// Sizes of kernels/attention.cuh.
+// Sizes of kernels/attention.cuh, attend_one.cuh and attend_many.cuh.
 const (
-	unitTokens   = 128 // positions of a unit
-	oneThreads   = 256 // of a block of attend_one
-	oneHeads     = 16  // that it takes
-	warpQueries  = 16  // that a warp of attend_many has
-	largestShare = 128 // elements of a head beyond which two warps share queries, and units are half as long
+	unitTokens  = 128     // positions of a unit
+	longUnits   = 128     // elements of a head beyond which units are half as long
+	oneThreads  = 256     // of a block of attend_one
+	oneHeads    = 16      // that it takes
+	manyQueries = 16      // that every 64 threads of attend_many have
+	manyStatic  = 4 << 10 // no less than its static shared memory
 )
 
 // attendDims are the sizes of heads for which there are kernels; others take the next.
@@ -40,9 +43,10 @@ func (x *executable) newAttend(op *device.Attend) (operation, error) {
 		return nil, fmt.Errorf("%w: attention with heads of %d elements; the kernels take multiples of 8 up to 256", device.ErrNotSupported, op.HeadDim)
 	}
 	o := &attention{op: op, unit: unitTokens}
-	if dim > largestShare {
+	if dim > longUnits {
 		o.unit /= 2
 	}
+	o.shared = 2 * o.unit * (2*dim + 16)
 	p := kernels.AttendParams{
 		Cache: x.cache.layer(op.Layer),
 		Q:     x.values[op.Q], Out: x.values[op.Out],
@@ -51,20 +55,26 @@ func (x *executable) newAttend(op *device.Attend) (operation, error) {
 		Heads: uint32(op.Heads),
 		Scale: op.Scale,
 	}
-	shared := 2 * o.unit * (2*dim + 16) // keys and values of a unit
 	prepare := func(name string, p kernels.AttendParams) (*launch[kernels.AttendParams], error) {
 		l, err := newLaunch(x.dev, fmt.Sprintf("%s_%d", name, dim), oneThreads, p)
 		if err != nil {
 			return nil, err
 		}
-		l.how.Shared = uint32(shared)
-		return l, x.dev.allowShared(l.kernel, shared)
+		l.how.Shared = uint32(o.shared)
+		return l, x.dev.allowShared(l.kernel, o.shared)
 	}
 	var err error
 	if o.one, err = prepare("attend_one", p); err != nil {
 		return nil, err
 	}
 	if o.many, err = prepare("attend_many", p); err != nil {
+		return nil, err
+	}
+	o.mostQueries = 64
+	if dim <= longUnits && o.manyShared(128)+manyStatic <= x.dev.props.SharedPerBlockOptin {
+		o.mostQueries = 128
+	}
+	if err := x.dev.allowShared(o.many.kernel, o.manyShared(o.mostQueries)); err != nil {
 		return nil, err
 	}
 	r := x.ropes[op.Layer]
@@ -110,21 +120,22 @@ func (o *attention) runOne(x *executable, s *stepShape) error {
 	return start(x.dev, l.grid(s.alone, blocks, splits), x.dev.stream)
 }
 
-// runMany takes blocks of four warps or of eight: as few as have all queries of a tile.
+// manyShared is the dynamic shared memory of a block with so many queries: keys, values
+// and weights.
+func (o *attention) manyShared(queries int) int { return o.shared + queries*(2*o.unit+16) }
+
+// runMany takes blocks of 64 queries, or of 128 where tiles have so many.
 func (o *attention) runMany(x *executable, s *stepShape) error {
-	queries := s.tileRows * (o.op.Heads / o.op.KVHeads)
-	warps, warpQueries := 4, warpQueries
-	if o.op.HeadDim > largestShare {
-		warpQueries /= 2
-	}
-	if queries > warps*warpQueries {
-		warps = 8
+	queries := s.tileRows * (o.op.Heads / o.op.KVHeads) // of a tile
+	here := 64
+	if queries > 64 {
+		here = o.mostQueries
 	}
 	l := o.many
-	l.how.Block[0] = uint32(32 * warps)
+	l.how.Block[0], l.how.Shared = uint32(64*here/manyQueries), uint32(o.manyShared(here))
 	p := &l.params
 	p.Tiles, p.Tables, p.Splits = x.in.tiles(s.alone), x.in.tables(), 1
-	return start(x.dev, l.grid(s.tiles, o.op.KVHeads*ceilDiv(queries, warps*warpQueries), 1), x.dev.stream)
+	return start(x.dev, l.grid(s.tiles, o.op.KVHeads*ceilDiv(queries, here), 1), x.dev.stream)
 }
 
 // aloneRows is up to how many rows of a sequence go to attend_one, each for itself: so

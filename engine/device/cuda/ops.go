@@ -138,7 +138,7 @@ func (o *rotate) run(x *executable, s *stepShape) error {
 	}
 	p := &o.l.params
 	p.Positions, p.Tables, p.TableOf, p.Rows = x.in.positions(), x.in.tables(), x.in.tableOf(), uint32(s.rows)
-	if err := start(x.dev, o.l.grid(o.op.Heads+2*o.op.KVHeads, s.rows, 1), x.dev.stream); err != nil {
+	if err := start(x.dev, o.l.grid(ceilDiv(o.op.Heads+2*o.op.KVHeads, int(kernels.AppendHeads)), s.rows, 1), x.dev.stream); err != nil {
 		return err
 	}
 	if err := x.tapValue(o.op.QOut, s); err != nil {
