@@ -208,6 +208,9 @@ struct CacheLayer {
     uint32_t padding;
 };
 
+// How many heads a block of append takes.
+constexpr uint32_t kAppendHeads = 8;
+
 struct AppendParams {
     CacheLayer cache;
     uint64_t q; // *float, rows x heads*head_dim
@@ -227,18 +230,13 @@ struct AppendParams {
 
 struct AttendParams {
     CacheLayer cache;
-    uint64_t q;         // *float, rows x heads*head_dim
-    uint64_t out;       // *float, rows x heads*head_dim
-    uint64_t positions; // *int32, by row
+    uint64_t q;          // *float, rows x heads*head_dim
+    uint64_t out;        // *float, rows x heads*head_dim
+    uint64_t tiles;      // *int32 by block in x: first row, rows, its position, where in tables its sequence begins
     uint64_t tables;
-    uint64_t table_of;
-    uint64_t partial;   // *float, rows x heads x splits x head_dim
-    uint64_t partial_ml; // *float, rows x heads x splits x (largest score, sum)
-    uint64_t count;      // *uint32 by row and block in y: splits that are done; 0 between steps
-    uint32_t rows;
-    uint32_t heads;
-    uint32_t splits; // 1: each block walks all of a row's positions
-    float scale;
+    uint64_t partial;    // *float, tiles x heads x splits x head_dim
+    uint64_t partial_ml; // *float, tiles x heads x splits x (largest score, sum)
+    uint64_t count;      // *uint32 by block in x and y: units that are done; 0 between steps
     // Of a step with one row of each sequence: the row's key and value are not
     // in the cache yet, nor are queries rotated (see append). 0 in k: they are.
     uint64_t k;
@@ -246,6 +244,9 @@ struct AttendParams {
     uint64_t angles;
     uint32_t dims;
     uint32_t halves;
+    uint32_t heads;
+    uint32_t splits; // of attend_one: 1, a block walks over all of a row's units; or as many as any row has
+    float scale;
 };
 
 struct ChooseParams {

@@ -186,6 +186,9 @@ type CacheLayer struct {
 	Padding   uint32
 }
 
+// AppendHeads: How many heads a block of append takes.
+const AppendHeads uint32 = 8
+
 type AppendParams struct {
 	Cache     CacheLayer
 	Q         uint64 // *float, rows x heads*head_dim
@@ -207,21 +210,20 @@ type AttendParams struct {
 	Cache     CacheLayer
 	Q         uint64 // *float, rows x heads*head_dim
 	Out       uint64 // *float, rows x heads*head_dim
-	Positions uint64 // *int32, by row
+	Tiles     uint64 // *int32 by block in x: first row, rows, its position, where in tables its sequence begins
 	Tables    uint64
-	TableOf   uint64
-	Partial   uint64 // *float, rows x heads x splits x head_dim
-	PartialMl uint64 // *float, rows x heads x splits x (largest score, sum)
-	Count     uint64 // *uint32 by row and block in y: splits that are done; 0 between steps
-	Rows      uint32
-	Heads     uint32
-	Splits    uint32 // 1: each block walks all of a row's positions
-	Scale     float32
+	Partial   uint64 // *float, tiles x heads x splits x head_dim
+	PartialMl uint64 // *float, tiles x heads x splits x (largest score, sum)
+	Count     uint64 // *uint32 by block in x and y: units that are done; 0 between steps
 	K         uint64
 	V         uint64
 	Angles    uint64
 	Dims      uint32
 	Halves    uint32
+	Heads     uint32
+	Splits    uint32 // of attend_one: 1, a block walks over all of a row's units; or as many as any row has
+	Scale     float32
+	_         [4]byte
 }
 
 type ChooseParams struct {
@@ -251,30 +253,21 @@ type RateParams struct {
 // table lists every kernel, by family and name.
 var table = [...]Kernel{
 	{Family: "attention", Name: "append", Params: "AppendParams", Size: 120},
-	{Family: "attention", Name: "attend_16x1", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_16x2", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_16x4", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_32x1", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_32x2", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_32x4", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_4x1", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_4x2", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_4x4", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_8x1", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_8x2", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_8x4", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_append_16x1", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_append_16x2", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_append_16x4", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_append_32x1", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_append_32x2", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_append_32x4", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_append_4x1", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_append_4x2", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_append_4x4", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_append_8x1", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_append_8x2", Params: "AttendParams", Size: 144},
-	{Family: "attention", Name: "attend_append_8x4", Params: "AttendParams", Size: 144},
+	{Family: "attention", Name: "attend_append_128", Params: "AttendParams", Size: 136},
+	{Family: "attention", Name: "attend_append_256", Params: "AttendParams", Size: 136},
+	{Family: "attention", Name: "attend_append_32", Params: "AttendParams", Size: 136},
+	{Family: "attention", Name: "attend_append_64", Params: "AttendParams", Size: 136},
+	{Family: "attention", Name: "attend_append_96", Params: "AttendParams", Size: 136},
+	{Family: "attention", Name: "attend_many_128", Params: "AttendParams", Size: 136},
+	{Family: "attention", Name: "attend_many_256", Params: "AttendParams", Size: 136},
+	{Family: "attention", Name: "attend_many_32", Params: "AttendParams", Size: 136},
+	{Family: "attention", Name: "attend_many_64", Params: "AttendParams", Size: 136},
+	{Family: "attention", Name: "attend_many_96", Params: "AttendParams", Size: 136},
+	{Family: "attention", Name: "attend_one_128", Params: "AttendParams", Size: 136},
+	{Family: "attention", Name: "attend_one_256", Params: "AttendParams", Size: 136},
+	{Family: "attention", Name: "attend_one_32", Params: "AttendParams", Size: 136},
+	{Family: "attention", Name: "attend_one_64", Params: "AttendParams", Size: 136},
+	{Family: "attention", Name: "attend_one_96", Params: "AttendParams", Size: 136},
 	{Family: "choose", Name: "choose_collect", Params: "ChooseParams", Size: 48},
 	{Family: "choose", Name: "choose_count", Params: "ChooseParams", Size: 48},
 	{Family: "embed", Name: "angles", Params: "AnglesParams", Size: 32},

@@ -30,11 +30,13 @@ type executable struct {
 	wide    uint64 // the same in float32, for F32 weights and for taps
 	spare   [2]uint64
 	logits  uint64 // logitRows x vocabulary
-	partial uint64 // attention, split by split
+	partial uint64 // attention, unit by unit
 	partMax int    // floats there
-	counts  uint64 // of splits that are done; 0 between steps
+	counts  uint64 // of units that are done; 0 between steps
 
 	in    inputs
+	heads int             // of attention, at most
+	group int             // that share a KV head, at most
 	ropes map[int]*rotate // by layer
 	last  *logits
 	shape stepShape // of the last step
@@ -62,9 +64,14 @@ type operation interface {
 // stepShape is what the operations want to know of the step at hand.
 type stepShape struct {
 	rows   int
-	splits int  // over how many blocks attention spreads the positions of a row, at most
 	logits int  // rows of which logits are wanted
 	single bool // every sequence has one row
+
+	// For attention.
+	alone    int // rows that it takes each for itself
+	splits   int // over how many blocks it spreads the positions of such a row, at most
+	tiles    int // of all other rows
+	tileRows int // of one sequence, in a tile
 }
 
 // logitRows is how many rows of logits are computed before they are fetched.
@@ -74,7 +81,7 @@ const logitRows = 16
 // that needs more walks through its positions row by row, with the same result.
 const partialBytes = 32 << 20
 
-// maxCounts bounds rows x heads of attention that is split over blocks.
+// maxCounts bounds the rows x heads whose attention is split over blocks.
 const maxCounts = 1 << 14
 
 // rotation says which angles a Rope operator wants.
@@ -127,6 +134,7 @@ func (d *Device) Compile(p *device.Program, w device.Weights, c device.Cache, op
 		vectors: map[device.TensorID]uint64{}, angles: map[rotation]*angleTable{},
 		ropes: map[int]*rotate{}, graphs: map[graphKey]driver.GraphExec{},
 	}
+	x.heads, x.group = groups(p)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, x.release())
@@ -397,8 +405,8 @@ type inputs struct {
 }
 
 // The order of the parts: tokens, positions, tableOf and pick of maxRows each,
-// then the tables.
-const inputParts = 4
+// tiles of four times that, then the tables.
+const inputParts = 4 + tileInts
 
 func (in *inputs) init(d *Device, rows, tables int) error {
 	in.maxRows = rows
@@ -437,7 +445,10 @@ func (in *inputs) tokens() uint64    { return in.at(0) }
 func (in *inputs) positions() uint64 { return in.at(1) }
 func (in *inputs) tableOf() uint64   { return in.at(2) }
 func (in *inputs) pick() uint64      { return in.at(3) }
-func (in *inputs) tables() uint64    { return in.at(4) }
+func (in *inputs) tables() uint64    { return in.at(inputParts) }
+
+// tiles is where the tiles of attention begin, from one on.
+func (in *inputs) tiles(from int) uint64 { return in.at(4) + uint64(4*tileInts*from) }
 
 // fits says whether there is room for the step's tables, and what they need.
 func (in *inputs) fits(step *device.Step) (need int, ok bool) {
@@ -448,7 +459,7 @@ func (in *inputs) fits(step *device.Step) (need int, ok bool) {
 }
 
 // write fills in a step that fits and sends it.
-func (in *inputs) write(d *Device, step *device.Step) error {
+func (in *inputs) write(d *Device, step *device.Step, shape *stepShape) error {
 	copy(in.part(0), step.Tokens)
 	positions, tableOf, pick, tables := in.part(1), in.part(2), in.part(3), in.ints[inputParts*in.maxRows:]
 	row, at := 0, 0
@@ -462,5 +473,6 @@ func (in *inputs) write(d *Device, step *device.Step) error {
 	for i, r := range step.Logits {
 		pick[i] = int32(r)
 	}
+	writeTiles(in.ints[4*in.maxRows:inputParts*in.maxRows], step, shape)
 	return d.drv.CopyToDevice(in.device.ptr, in.host[:4*(inputParts*in.maxRows+at)], d.stream)
 }

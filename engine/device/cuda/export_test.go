@@ -116,3 +116,17 @@ func contains(err error, words ...string) bool {
 	}
 	return true
 }
+
+// Tiles is how attention takes a step's rows on a GPU with so many multiprocessors:
+// how many go to attend_one, and first row, rows, position and place in the tables of
+// each.
+func Tiles(step *device.Step, heads, group, multiprocessors int) (alone int, tiles [][4]int32) {
+	s := stepShape{rows: len(step.Tokens)}
+	s.tile(step, heads, group, multiprocessors)
+	flat := make([]int32, tileInts*(s.alone+s.tiles))
+	writeTiles(flat, step, &s)
+	for ; len(flat) > 0; flat = flat[tileInts:] {
+		tiles = append(tiles, [4]int32(flat))
+	}
+	return s.alone, tiles
+}

@@ -351,7 +351,7 @@ func TestErrorsNameWhatFailed(t *testing.T) {
 func TestChecksFindNaNs(t *testing.T) {
 	s := newSession(t, cuda.Config{Checks: true})
 	for kernel, stage := range map[string]string{
-		"embed": "embed", "prepare": "attn_norm", "append": "q_rope", "wide32_q8_0": "q", "attend_4x1": "attn",
+		"embed": "embed", "prepare": "attn_norm", "append": "q_rope", "wide32_q8_0": "q", "attend_one_32": "attn",
 	} {
 		g := newFakeGPU()
 		g.nan = kernel

@@ -86,8 +86,18 @@ func (g *fakeGPU) computing(k kernels.Kernel) fakedriver.Kernel {
 			return nil
 		})
 	case "AttendParams":
-		return fakedriver.Typed(k.Name, func(_ driver.Launch, p *kernels.AttendParams, m fakedriver.Memory) error {
-			return g.write(m, k.Name, p.Out, uint64(p.Rows)*uint64(p.Heads)*uint64(p.Cache.HeadDim))
+		return fakedriver.Typed(k.Name, func(l driver.Launch, p *kernels.AttendParams, m fakedriver.Memory) error {
+			tiles, err := fakedriver.Slice[int32](m, driver.Ptr(p.Tiles), int(4*l.Grid[0]))
+			if err != nil {
+				return err
+			}
+			row := uint64(p.Heads) * uint64(p.Cache.HeadDim)
+			for ; len(tiles) > 0; tiles = tiles[4:] {
+				if err := g.write(m, k.Name, p.Out+4*row*uint64(tiles[0]), uint64(tiles[1])*row); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	}
 	return fakedriver.Kernel{Name: k.Name, ParamBytes: k.Size, Run: func(driver.Launch, unsafe.Pointer, fakedriver.Memory) error { return nil }}

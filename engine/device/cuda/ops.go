@@ -1,7 +1,6 @@
 package cuda
 
 import (
-	"fmt"
 	"math"
 
 	"kigo/engine/device"
@@ -139,104 +138,11 @@ func (o *rotate) run(x *executable, s *stepShape) error {
 	}
 	p := &o.l.params
 	p.Positions, p.Tables, p.TableOf, p.Rows = x.in.positions(), x.in.tables(), x.in.tableOf(), uint32(s.rows)
-	if err := start(x.dev, o.l.grid(o.op.Heads+2*o.op.KVHeads, s.rows, 1), x.dev.stream); err != nil {
+	if err := start(x.dev, o.l.grid(ceilDiv(o.op.Heads+2*o.op.KVHeads, int(kernels.AppendHeads)), s.rows, 1), x.dev.stream); err != nil {
 		return err
 	}
 	if err := x.tapValue(o.op.QOut, s); err != nil {
 		return err
 	}
 	return x.tapValue(o.op.KOut, s)
-}
-
-// attention over the cache.
-type attention struct {
-	op    *device.Attend
-	lanes int
-	// By how many query heads of a KV head a block serves together; with the
-	// rotation before it, where that can be done on the way.
-	plain, fused map[int]*launch[kernels.AttendParams]
-}
-
-// splitTokens is the length of the parts in which attention walks over a
-// sequence (SPLIT in kernels/attention.cu).
-const splitTokens = 128
-
-// attendThreads is the size of a block of the attention kernels.
-const attendThreads = 256
-
-func (x *executable) newAttend(op *device.Attend) (operation, error) {
-	if op.HeadDim%8 != 0 || op.HeadDim > 256 {
-		return nil, fmt.Errorf("%w: attention with heads of %d elements; the kernels take multiples of 8 up to 256", device.ErrNotSupported, op.HeadDim)
-	}
-	o := &attention{op: op, lanes: 4, plain: map[int]*launch[kernels.AttendParams]{}, fused: map[int]*launch[kernels.AttendParams]{}}
-	for o.lanes*8 < op.HeadDim {
-		o.lanes *= 2
-	}
-	p := kernels.AttendParams{
-		Cache: x.cache.layer(op.Layer),
-		Q:     x.values[op.Q], Out: x.values[op.Out],
-		Partial: x.partial, PartialMl: x.partial + align(4*uint64(x.partMax*op.HeadDim/(op.HeadDim+2)), 8),
-		Count: x.counts,
-		Heads: uint32(op.Heads),
-		Scale: op.Scale,
-	}
-	r := x.ropes[op.Layer]
-	if r != nil && r.op.QOut != op.Q {
-		r = nil
-	}
-	for _, heads := range []int{1, 2, 4} {
-		if heads > 1 && heads/2 >= op.Heads/op.KVHeads {
-			continue
-		}
-		l, err := newLaunch(x.dev, fmt.Sprintf("attend_%dx%d", o.lanes, heads), attendThreads, p)
-		if err != nil {
-			return nil, err
-		}
-		o.plain[heads] = l
-		if r == nil {
-			continue
-		}
-		fused := p
-		fused.Q, fused.K, fused.V = r.l.params.Q, r.l.params.K, r.l.params.V
-		fused.Angles, fused.Dims, fused.Halves = r.l.params.Angles, r.l.params.Dims, r.l.params.Halves
-		if o.fused[heads], err = newLaunch(x.dev, fmt.Sprintf("attend_append_%dx%d", o.lanes, heads), attendThreads, fused); err != nil {
-			return nil, err
-		}
-		r.fused = true
-	}
-	return o, nil
-}
-
-// spread decides over how many blocks a row's positions go, and how many heads
-// a block serves: few when there are multiprocessors to spare, many when keys and
-// values should be read only once. Neither changes the result: see
-// kernels/attention.cu.
-func (o *attention) spread(x *executable, s *stepShape) (splits, heads int) {
-	splits = s.splits
-	group := o.op.Heads / o.op.KVHeads
-	if s.rows*o.op.KVHeads >= 4*x.dev.props.SMs || s.rows*o.op.Heads*splits*(o.op.HeadDim+2) > x.partMax ||
-		s.rows*o.op.Heads > maxCounts {
-		splits = 1
-	}
-	heads = 1
-	for heads < 4 && o.plain[2*heads] != nil && s.rows*o.op.KVHeads*ceilDiv(group, 2*heads)*splits >= x.dev.props.SMs {
-		heads *= 2
-	}
-	return splits, heads
-}
-
-func (o *attention) run(x *executable, s *stepShape) error {
-	splits, heads := o.spread(x, s)
-	l := o.plain[heads]
-	if fused := o.fused[heads]; fused != nil && s.single && !x.watched() {
-		l = fused
-	}
-	p := &l.params
-	p.Positions, p.Tables, p.TableOf = x.in.positions(), x.in.tables(), x.in.tableOf()
-	p.Rows, p.Splits = uint32(s.rows), uint32(splits)
-	groups := ceilDiv(o.op.Heads/o.op.KVHeads, heads)
-	if err := start(x.dev, l.grid(s.rows, o.op.KVHeads*groups, splits), x.dev.stream); err != nil {
-		return err
-	}
-	return x.tapValue(o.op.Out, s)
 }

@@ -27,7 +27,7 @@ func (x *executable) Profile(step *device.Step, times int) ([]device.PartTime, e
 		return nil, err
 	}
 	defer unbind()
-	shape := shapeOf(step)
+	shape := x.shapeOf(step)
 	var order []string
 	kinds := map[string][]int{}
 	for i := range x.ops {

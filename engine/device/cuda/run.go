@@ -48,10 +48,10 @@ func (x *executable) perform(step *device.Step) (shape stepShape, unbind func(),
 			return shape, nil, err
 		}
 	}
-	if err := x.in.write(x.dev, step); err != nil {
+	shape = x.shapeOf(step)
+	if err := x.in.write(x.dev, step, &shape); err != nil {
 		return shape, nil, x.dev.wrap(err, "send the step")
 	}
-	shape = shapeOf(step)
 	x.held = 0
 	if shape.single && shape.rows <= graphRows && shape.logits <= logitRows && !x.watched() {
 		return shape, bound, x.replay(&shape)
@@ -59,17 +59,12 @@ func (x *executable) perform(step *device.Step) (shape stepShape, unbind func(),
 	return shape, bound, x.launch(&shape)
 }
 
-func shapeOf(step *device.Step) stepShape {
+func (x *executable) shapeOf(step *device.Step) stepShape {
 	s := stepShape{rows: len(step.Tokens), logits: len(step.Logits), single: true}
-	longest := 0
 	for _, q := range step.Seqs {
-		longest = max(longest, q.Start+q.Rows)
 		s.single = s.single && q.Rows == 1
 	}
-	// A power of two, so that few different graphs serve a growing sequence.
-	for s.splits = 1; s.splits*splitTokens < longest; {
-		s.splits *= 2
-	}
+	s.tile(step, x.heads, x.group, x.dev.props.SMs)
 	return s
 }
 

@@ -1,6 +1,7 @@
 package devicetest
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
@@ -139,7 +140,7 @@ func attention(q []float64, keys, values [][]float64, heads, kvHeads, dim int, s
 // prompt in uneven chunks, then single tokens.
 func (s *suite) attend(t *testing.T) {
 	for _, c := range []struct{ heads, kvHeads, dim int }{
-		{1, 1, 32}, {9, 3, 64}, {14, 2, 64}, {4, 4, 80}, {6, 2, 96}, {8, 1, 128}, {2, 2, 256},
+		{1, 1, 32}, {9, 3, 64}, {14, 2, 64}, {4, 4, 80}, {6, 2, 96}, {8, 1, 128}, {2, 2, 256}, {19, 1, 40},
 	} {
 		for _, length := range []int{1, 2, 31, 32, 33, 1000} {
 			if length == 1000 && c.heads < 8 && !long() {
@@ -181,6 +182,49 @@ func (s *suite) attend(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// What stands behind a row in its own step does not show in it, not even where weights
+// of 0 meet the largest values that are cached.
+func (s *suite) behind(t *testing.T) {
+	const loud, quiet = 60, 61 // tokens
+	full := long() || s.kind(t) != "cpu"
+	for _, c := range []struct{ heads, kvHeads, dim int }{{4, 2, 32}, {14, 2, 64}, {8, 1, 128}, {2, 2, 256}} {
+		if c.heads != 4 && !full {
+			continue
+		}
+		t.Run(fmt.Sprintf("%dover%dx%d", c.heads, c.kvHeads, c.dim), func(t *testing.T) {
+			dev := s.open(t)
+			t.Cleanup(func() { closeAll(t, dev) })
+			width := (c.heads + 2*c.kvHeads) * c.dim
+			r := newRig(t, 62, width)
+			for i := range width {
+				at := r.bytes[r.table][4*(loud*width+i):]
+				binary.LittleEndian.PutUint32(at, math.Float32bits(8000*math.Float32frombits(binary.LittleEndian.Uint32(at))))
+			}
+			rope := r.ropeOp(c.heads, c.kvHeads, c.dim, c.dim, device.RopeHalves)
+			r.add(&device.Attend{Q: rope.QOut, Out: r.value("attn", c.heads*c.dim), Heads: c.heads, KVHeads: c.kvHeads, HeadDim: c.dim, Scale: float32(1 / math.Sqrt(float64(c.dim)))})
+			x := r.compile(dev, 16, 200)
+			for _, seen := range []int{1, 5, 16, 63, 64, 100, 128, 131} {
+				var want []float32
+				for _, last := range []int32{quiet, loud} {
+					step := rows(200, 0)
+					for i := range step.Tokens {
+						step.Tokens[i] = int32(i % 60)
+						if i >= seen {
+							step.Tokens[i] = last
+						}
+					}
+					x.run(t, step)
+					got := x.stages["attn"][:seen*c.heads*c.dim]
+					if want != nil && !slices.Equal(got, want) {
+						t.Errorf("other bits in the first %d rows before large values", seen)
+					}
+					want = got
+				}
+			}
+		})
 	}
 }
 

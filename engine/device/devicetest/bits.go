@@ -198,7 +198,7 @@ func (s *suite) split(t *testing.T, heads, kvHeads, dim, length int, full bool) 
 
 	// Among others of other lengths, which are in the cache already: each with
 	// one row, and each with some.
-	for _, rows := range []int{1, 5} {
+	for _, rows := range []int{1, 5, 40} {
 		step := &device.Step{}
 		add := func(n, at, rows int) {
 			step.Tokens = append(step.Tokens, tokens[at:at+rows]...)

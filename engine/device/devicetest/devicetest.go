@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) device.Device, b Bounds) {
 	t.Run("Lesson_ProductsOfOddShapes", s.project)
 	t.Run("Lesson_RopeAwayFromPositionZero", s.rope)
 	t.Run("Lesson_AttentionOfEveryLengthAndHeadSize", s.attend)
+	t.Run("NothingBehindARowShows", s.behind)
 	t.Run("BitsInAnyBatch", s.batches)
 	t.Run("BitsAcrossSplits", s.splits)
 	t.Run("LargestLogit", s.choose)

@@ -1,0 +1,212 @@
+package cuda
+
+import (
+	"fmt"
+
+	"kigo/engine/device"
+	"kigo/kernels"
+)
+
+// attention over the cache. Rows of prompts go in tiles to attend_many; a row that
+// its sequence has alone in a step goes to attend_one, or, with the rotation before it
+// done on the way, to attend_append. The result is the same: see
+// kernels/attention.cuh.
+type attention struct {
+	op               *device.Attend
+	unit             int // positions
+	shared           int // bytes of a unit's keys and values in shared memory
+	mostQueries      int // of a block of attend_many
+	one, fused, many *launch[kernels.AttendParams]
+}
+
+// Sizes of kernels/attention.cuh, attend_one.cuh and attend_many.cuh.
+const (
+	unitTokens  = 128     // positions of a unit
+	longUnits   = 128     // elements of a head beyond which units are half as long
+	oneThreads  = 256     // of a block of attend_one
+	oneHeads    = 16      // that it takes
+	manyQueries = 16      // that every 64 threads of attend_many have
+	manyStatic  = 4 << 10 // no less than its static shared memory
+)
+
+// attendDims are the sizes of heads for which there are kernels; others take the next.
+var attendDims = [...]int{32, 64, 96, 128, 256}
+
+func (x *executable) newAttend(op *device.Attend) (operation, error) {
+	dim := 0
+	for i := len(attendDims) - 1; i >= 0; i-- {
+		if op.HeadDim <= attendDims[i] {
+			dim = attendDims[i]
+		}
+	}
+	if op.HeadDim%8 != 0 || dim == 0 {
+		return nil, fmt.Errorf("%w: attention with heads of %d elements; the kernels take multiples of 8 up to 256", device.ErrNotSupported, op.HeadDim)
+	}
+	o := &attention{op: op, unit: unitTokens}
+	if dim > longUnits {
+		o.unit /= 2
+	}
+	o.shared = 2 * o.unit * (2*dim + 16)
+	p := kernels.AttendParams{
+		Cache: x.cache.layer(op.Layer),
+		Q:     x.values[op.Q], Out: x.values[op.Out],
+		Partial: x.partial, PartialMl: x.partial + align(4*uint64(x.partMax*op.HeadDim/(op.HeadDim+2)), 8),
+		Count: x.counts,
+		Heads: uint32(op.Heads),
+		Scale: op.Scale,
+	}
+	prepare := func(name string, p kernels.AttendParams) (*launch[kernels.AttendParams], error) {
+		l, err := newLaunch(x.dev, fmt.Sprintf("%s_%d", name, dim), oneThreads, p)
+		if err != nil {
+			return nil, err
+		}
+		l.how.Shared = uint32(o.shared)
+		return l, x.dev.allowShared(l.kernel, o.shared)
+	}
+	var err error
+	if o.one, err = prepare("attend_one", p); err != nil {
+		return nil, err
+	}
+	if o.many, err = prepare("attend_many", p); err != nil {
+		return nil, err
+	}
+	o.mostQueries = 64
+	if dim <= longUnits && o.manyShared(128)+manyStatic <= x.dev.props.SharedPerBlockOptin {
+		o.mostQueries = 128
+	}
+	if err := x.dev.allowShared(o.many.kernel, o.manyShared(o.mostQueries)); err != nil {
+		return nil, err
+	}
+	r := x.ropes[op.Layer]
+	if r == nil || r.op.QOut != op.Q {
+		return o, nil
+	}
+	p.Q, p.K, p.V = r.l.params.Q, r.l.params.K, r.l.params.V
+	p.Angles, p.Dims, p.Halves = r.l.params.Angles, r.l.params.Dims, r.l.params.Halves
+	o.fused, err = prepare("attend_append", p)
+	r.fused = err == nil
+	return o, err
+}
+
+func (o *attention) run(x *executable, s *stepShape) error {
+	if s.alone > 0 {
+		if err := o.runOne(x, s); err != nil {
+			return err
+		}
+	}
+	if s.tiles > 0 {
+		if err := o.runMany(x, s); err != nil {
+			return err
+		}
+	}
+	return x.tapValue(o.op.Out, s)
+}
+
+// runOne spreads a row's units over blocks where that gives the multiprocessors more to
+// do. It does not change the result.
+func (o *attention) runOne(x *executable, s *stepShape) error {
+	l := o.one
+	if o.fused != nil && s.single && !x.watched() {
+		l = o.fused
+	}
+	blocks := o.op.KVHeads * ceilDiv(o.op.Heads/o.op.KVHeads, oneHeads) // of a row and a unit
+	splits := s.splits * (unitTokens / o.unit)
+	if s.alone*blocks >= 4*x.dev.props.SMs || s.alone*blocks > maxCounts ||
+		s.alone*o.op.Heads*splits*(o.op.HeadDim+2) > x.partMax {
+		splits = 1
+	}
+	p := &l.params
+	p.Tiles, p.Tables, p.Splits = x.in.tiles(0), x.in.tables(), uint32(splits)
+	return start(x.dev, l.grid(s.alone, blocks, splits), x.dev.stream)
+}
+
+// manyShared is the dynamic shared memory of a block with so many queries: keys, values
+// and weights.
+func (o *attention) manyShared(queries int) int { return o.shared + queries*(2*o.unit+16) }
+
+// runMany takes blocks of 64 queries, or of 128 where tiles have so many.
+func (o *attention) runMany(x *executable, s *stepShape) error {
+	queries := s.tileRows * (o.op.Heads / o.op.KVHeads) // of a tile
+	here := 64
+	if queries > 64 {
+		here = o.mostQueries
+	}
+	l := o.many
+	l.how.Block[0], l.how.Shared = uint32(64*here/manyQueries), uint32(o.manyShared(here))
+	p := &l.params
+	p.Tiles, p.Tables, p.Splits = x.in.tiles(s.alone), x.in.tables(), 1
+	return start(x.dev, l.grid(s.tiles, o.op.KVHeads*ceilDiv(queries, here), 1), x.dev.stream)
+}
+
+// aloneRows is up to how many rows of a sequence go to attend_one, each for itself: so
+// few would leave most of attend_many's tile empty, and walk over a long past one
+// unit after another.
+const aloneRows = 8
+
+// groups says how the program's queries share keys: the most heads that an Attend has,
+// and the most that share a KV head.
+func groups(p *device.Program) (heads, group int) {
+	group = 1
+	for _, op := range p.Ops {
+		if op, ok := op.(*device.Attend); ok {
+			heads, group = max(heads, op.Heads), max(group, op.Heads/op.KVHeads)
+		}
+	}
+	return heads, group
+}
+
+// tile adds to a shape how attention takes the step's rows. A tile has 64 queries, or
+// 128 where these are enough for most multiprocessors: then keys and values are
+// read half as often.
+func (s *stepShape) tile(step *device.Step, heads, group, multiprocessors int) {
+	many, longest := 0, 0
+	for _, q := range step.Seqs {
+		if q.Rows > aloneRows {
+			many += q.Rows
+		} else {
+			s.alone += q.Rows
+			longest = max(longest, q.Start+q.Rows)
+		}
+	}
+	// A power of two, so that few different graphs serve a growing sequence.
+	for s.splits = 1; s.splits*unitTokens < longest; {
+		s.splits *= 2
+	}
+	queries := 64
+	if 4*many*heads >= 3*128*multiprocessors {
+		queries = 128
+	}
+	s.tileRows = max(1, queries/group)
+	for _, q := range step.Seqs {
+		if q.Rows > aloneRows {
+			s.tiles += ceilDiv(q.Rows, s.tileRows)
+		}
+	}
+}
+
+// tileInts is how many numbers the kernels want of a tile: first row, rows, position
+// of the first, where in the tables its sequence begins.
+const tileInts = 4
+
+// writeTiles lists what attend_one takes, then what attend_many takes: the end
+// of a prompt first, because it takes longest.
+func writeTiles(to []int32, step *device.Step, s *stepShape) {
+	alone, many := to[:0:tileInts*s.alone], to[tileInts*s.alone:][:0]
+	row, table := 0, 0
+	for _, q := range step.Seqs {
+		size := s.tileRows
+		if q.Rows <= aloneRows {
+			size = 1
+		}
+		for at := (q.Rows - 1) / size * size; at >= 0; at -= size {
+			t := [tileInts]int32{int32(row + at), int32(min(size, q.Rows-at)), int32(q.Start + at), int32(table)}
+			if q.Rows <= aloneRows {
+				alone = append(alone, t[:]...)
+			} else {
+				many = append(many, t[:]...)
+			}
+		}
+		row += q.Rows
+		table += len(q.Blocks)
+	}
+}
