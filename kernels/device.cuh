@@ -45,13 +45,6 @@ __device__ __forceinline__ uint32_t load_weights1(const void *p) {
     return v;
 }
 
-// Asks for bytes, a multiple of 16, to come to the second-level cache.
-__device__ __forceinline__ void prefetch(const void *p, uint32_t bytes) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
-#endif
-}
-
 // Asks for the line of an address to come to the first-level cache.
 __device__ __forceinline__ void prefetch_line(const void *p) { asm volatile("prefetch.global.L1 [%0];" ::"l"(p)); }
 

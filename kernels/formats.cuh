@@ -48,14 +48,6 @@ template <class W> __device__ __forceinline__ void advance(Cursor &c, uint32_t s
             c.plane[i] += steps * W::BYTES[i];
 }
 
-// Asks for steps first ... end - 1 of a tile to come to the second-level cache.
-template <class W> __device__ __forceinline__ void prefetch_steps(const Matrix &m, uint32_t tile, uint32_t steps, uint32_t first, uint32_t end, uint32_t lane) {
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        if (W::BYTES[i] && lane == i && first < end)
-            prefetch((const char *)m.plane[i] + ((uint64_t)tile * steps + first) * W::BYTES[i], (end - first) * W::BYTES[i]);
-}
-
 __device__ __forceinline__ void bytes_to_fragment(uint32_t *a, uint32_t lo, uint32_t hi) {
     a[0] = __byte_perm(lo, 0, 0x4140);
     a[2] = __byte_perm(lo, 0, 0x4342);

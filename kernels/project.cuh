@@ -287,10 +287,6 @@ template <bool ONE> struct Rounded {
     }
 };
 
-// How much of its weights a warp of few asks for ahead of the loads that it has
-// room for, while the kernel before is still running: bytes.
-static constexpr uint32_t FEW_AHEAD = 4096;
-
 // Up to 8 rows. A block works on one tile of 16 outputs at a time (of both
 // matrices with a gate), a warp on one segment of it. What does not depend on
 // the kernel before comes first: it may still be running.
@@ -329,13 +325,6 @@ template <class W, bool ONE> __device__ __forceinline__ void few(const ProjectPa
                 w[u].load(at, u);
     };
     load_first();
-    constexpr uint32_t STEP_BYTES = W::BYTES[0] + W::BYTES[1] + W::BYTES[2] + W::BYTES[3];
-    auto ask_ahead = [&](const Place &place, uint32_t first) {
-        prefetch_steps<W>(p.matrix[p.gated ? part : place.matrix], place.tile, p.steps, first, min(end, first + FEW_AHEAD / STEP_BYTES), lane);
-    };
-    ask_ahead(place, begin + W::UNROLL);
-    if (n + stride < p.tiles)
-        ask_ahead(Place(p, n + stride), begin);
     rounded.expect(p);
     wait_for_previous();
     const uint32_t rows = ONE ? 1 : p.rows;

@@ -133,6 +133,8 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		if err != nil {
 			return nil, err
 		}
+		// All walk through equally many tiles.
+		blocks = ceilDiv(pr.tiles, ceilDiv(pr.tiles, blocks))
 		l.grid(blocks, 1, 1)
 		if warps > fewWarps {
 			l.how.Cluster = uint32(warps / fewWarps)
