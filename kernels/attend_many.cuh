@@ -59,9 +59,6 @@ __device__ __forceinline__ uint64_t query_at(const AttendParams &p, uint32_t row
     return ((uint64_t)(row + n / group) * p.heads + kv_head * group + n % group) * p.cache.head_dim;
 }
 
-// Waits for the other warp of two.
-__device__ __forceinline__ void pair_barrier(uint32_t pair) { asm volatile("bar.sync %0, 64;" ::"r"(pair + 1) : "memory"); }
-
 template <int DIM> __device__ __forceinline__ void attend_many(const AttendParams &p) {
     using U = Unit<DIM>;
     using M = Many<DIM>;
@@ -84,11 +81,9 @@ template <int DIM> __device__ __forceinline__ void attend_many(const AttendParam
     char *weights = shared + 2 * U::BYTES + pair * 16 * U::WEIGHTS;
 
     // The lane's two queries. Those beyond the last are computed, of zeros, and not
-    // written. Before warp_begin all of the two warps' queries see a position; from
-    // warp_end on, none does.
+    // written. All of the 16 see the positions before all_see.
     const uint32_t mine = first_query + pair * 16;
-    const uint32_t warp_begin = tile.position + mine / group + 1;
-    const uint32_t warp_end = mine > last_query ? 0 : tile.position + min(mine + 15, last_query) / group + 1;
+    const uint32_t all_see = tile.position + mine / group + 1;
     const uint32_t position[2] = {tile.position + (mine + lane / 4) / group, tile.position + (mine + lane / 4 + 8) / group};
 
     if (threadIdx.x < U::POSITIONS)
@@ -130,35 +125,31 @@ template <int DIM> __device__ __forceinline__ void attend_many(const AttendParam
         copy_unit<DIM>(values, p.cache.values, s.places[turn], first, end, dim, blockDim.x);
         const uint64_t next = place_in_unit<DIM>(p.cache, tile.table, kv_head, first + U::POSITIONS, end);
 
-        const bool busy = first < warp_end; // the same in both warps
-        float m2[2] = {MINUS_INFINITY, MINUS_INFINITY};
-        if (busy) {
-            const uint32_t half = side * M::GROUPS * 16;
-            float x[M::GROUPS][2][4];
-            M::scores(x, q, keys_of_b(keys + half * U::ROW, U::ROW, lane));
-            if (first + U::POSITIONS > warp_begin)
-                M::mask(x, first + half + lane % 4 * 2, position);
+        const uint32_t half = side * M::GROUPS * 16;
+        float x[M::GROUPS][2][4], m2[2] = {MINUS_INFINITY, MINUS_INFINITY};
+        M::scores(x, q, keys_of_b(keys + half * U::ROW, U::ROW, lane));
+        if (first + U::POSITIONS > all_see)
+            M::mask(x, first + half + lane % 4 * 2, position);
 #pragma unroll
-            for (int g = 0; g < M::GROUPS; g++)
+        for (int g = 0; g < M::GROUPS; g++)
 #pragma unroll
-                for (int i = 0; i < 8; i++)
-                    m2[i % 4 / 2] = fmaxf(m2[i % 4 / 2], x[g][i / 4][i % 4]);
+            for (int i = 0; i < 8; i++)
+                m2[i % 4 / 2] = fmaxf(m2[i % 4 / 2], x[g][i / 4][i % 4]);
 #pragma unroll
-            for (int j = 0; j < 2; j++) {
-                m2[j] = largest_in_row(m2[j]);
-                if (lane % 4 == 0)
-                    s.most[pair][side][lane / 4 + 8 * j] = m2[j];
-            }
-            pair_barrier(pair);
+        for (int j = 0; j < 2; j++) {
+            m2[j] = largest_in_row(m2[j]);
+            if (lane % 4 == 0)
+                s.most[pair][side][lane / 4 + 8 * j] = m2[j];
+        }
+        __syncthreads(); // the other warp's largest scores are there
 #pragma unroll
-            for (int j = 0; j < 2; j++)
-                m2[j] = fmaxf(m2[j], s.most[pair][side ^ 1][lane / 4 + 8 * j]);
+        for (int j = 0; j < 2; j++)
+            m2[j] = fmaxf(m2[j], s.most[pair][side ^ 1][lane / 4 + 8 * j]);
 #pragma unroll
-            for (int g = 0; g < M::GROUPS; g++) {
-                uint32_t a[4];
-                to_weights(a, &x[g][0][0], m2);
-                store_a(weights + (half + g * 16) * 2, U::WEIGHTS, lane, a);
-            }
+        for (int g = 0; g < M::GROUPS; g++) {
+            uint32_t a[4];
+            to_weights(a, &x[g][0][0], m2);
+            store_a(weights + (half + g * 16) * 2, U::WEIGHTS, lane, a);
         }
         if (threadIdx.x < U::POSITIONS)
             s.places[turn ^ 1][threadIdx.x] = next;
@@ -166,32 +157,31 @@ template <int DIM> __device__ __forceinline__ void attend_many(const AttendParam
         __syncthreads(); // the values and weights are there; all have done with the keys
         if (first + U::POSITIONS < end)
             copy_unit<DIM>(keys, p.cache.keys, s.places[turn ^ 1], first + U::POSITIONS, end, dim, blockDim.x);
-        if (busy) {
-            const char *from = values_of_b(values, U::ROW, lane) + side * M::PAIRS * 32, *by = rows_of_a(weights, U::WEIGHTS, lane);
-            float l2[4] = {0, 0, 0, 0}, a[2], b[2];
+
+        const char *from = values_of_b(values, U::ROW, lane) + side * M::PAIRS * 32, *by = rows_of_a(weights, U::WEIGHTS, lane);
+        float l2[4] = {0, 0, 0, 0}, a[2], b[2];
 #pragma unroll
-            for (int n = 0; n < M::PAIRS; n += M::STEP) {
-                float o2[M::STEP][2][4];
+        for (int n = 0; n < M::PAIRS; n += M::STEP) {
+            float o2[M::STEP][2][4];
 #pragma unroll
-                for (int i = 0; i < M::STEP * 8; i++)
-                    o2[i / 8][i / 4 % 2][i % 4] = 0;
+            for (int i = 0; i < M::STEP * 8; i++)
+                o2[i / 8][i / 4 % 2][i % 4] = 0;
 #pragma unroll
-                for (int g = 0; g < U::POSITIONS / 16; g++) {
-                    uint32_t w[4];
-                    load_matrices(w, by + g * 32);
-                    if (n == 0)
-                        sum_weights(l2, w);
-                    weigh_values<M::STEP>(o2, w, from + n * 32 + g * 16 * U::ROW);
-                }
-                if (n == 0) {
-                    fold(m[0], l[0], m2[0], l2[0], a[0], b[0]);
-                    fold(m[1], l[1], m2[1], l2[2], a[1], b[1]);
-                }
+            for (int g = 0; g < U::POSITIONS / 16; g++) {
+                uint32_t w[4];
+                load_matrices(w, by + g * 32);
+                if (n == 0)
+                    sum_weights(l2, w);
+                weigh_values<M::STEP>(o2, w, from + n * 32 + g * 16 * U::ROW);
+            }
+            if (n == 0) {
+                fold(m[0], l[0], m2[0], l2[0], a[0], b[0]);
+                fold(m[1], l[1], m2[1], l2[2], a[1], b[1]);
+            }
 #pragma unroll
-                for (int i = 0; i < M::STEP * 8; i++) {
-                    float &sum = o[n + i / 8][i / 4 % 2][i % 4];
-                    sum = weigh(sum, a[i % 4 / 2], o2[i / 8][i / 4 % 2][i % 4], b[i % 4 / 2]);
-                }
+            for (int i = 0; i < M::STEP * 8; i++) {
+                float &sum = o[n + i / 8][i / 4 % 2][i % 4];
+                sum = weigh(sum, a[i % 4 / 2], o2[i / 8][i / 4 % 2][i % 4], b[i % 4 / 2]);
             }
         }
     }

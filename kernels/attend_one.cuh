@@ -4,7 +4,28 @@
 #include "attention.cuh"
 #include "turn.cuh"
 
-static constexpr uint32_t ONE_WARPS = 8, ONE_THREADS = ONE_WARPS * 32;
+static constexpr uint32_t ONE_WARPS = 8, ONE_THREADS = ONE_WARPS * 32, MOST_CLUSTER = 8;
+
+// A cluster's blocks wait for each other in two steps, and not for those that have
+// ended.
+__device__ __forceinline__ void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+// Stores to where the cluster's first block has what is at `at` here.
+__device__ __forceinline__ void store_first(float2 *at, float x, float y) {
+#if __CUDA_ARCH__ >= 900
+    uint32_t local = (uint32_t)__cvta_generic_to_shared(at), remote;
+    asm("mapa.shared::cluster.u32 %0, %1, 0;" : "=r"(remote) : "r"(local));
+    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(remote), "f"(x), "f"(y) : "memory");
+#endif
+}
 
 // One row of up to 16 heads that share a KV head: they are the rows of operand A. The
 // warps share a unit's positions for the scores and a head's elements for the
@@ -15,10 +36,12 @@ static constexpr uint32_t ONE_WARPS = 8, ONE_THREADS = ONE_WARPS * 32;
 // were written by earlier steps then, and may be asked for while the kernel before is
 // still running.
 //
-// Where a row's units are spread over blocks, the block that is done last folds
-// them; count says which one that is.
+// Where a row's units are spread over blocks, one block folds them. Up to eight may be
+// a cluster: then the others store their results into the shared memory of the first.
+// Else all leave them in memory, and the block that is done last reads them; count says
+// which one that is.
 //
-// Grid: (rows, kv_heads * parts of 16 heads, splits). Dynamic shared memory: keys and
+// Grid: (splits, kv_heads * parts of 16 heads, rows). Dynamic shared memory: keys and
 // values of a unit.
 template <int DIM, bool FUSED> struct One {
     using U = Unit<DIM>;
@@ -31,6 +54,7 @@ template <int DIM, bool FUSED> struct One {
         char own[2 * U::ROW]; // key and value of the row itself, until their unit is there
         uint64_t places[2][U::POSITIONS];
         float most[ONE_WARPS][16];
+        float2 sums[MOST_CLUSTER][16]; // of the cluster's units: m and l of each head
         bool last;
     };
 
@@ -43,7 +67,7 @@ template <int DIM, bool FUSED> struct One {
 
     __device__ __forceinline__ One(const AttendParams &p, Shared &s, char *tiles)
         : p(p), s(s), keys(tiles), values(tiles + U::BYTES), lane(threadIdx.x % 32), warp(threadIdx.x / 32), dim(p.cache.head_dim),
-          row(p, blockIdx.x), own(FUSED ? row.position : ~0u) {
+          row(p, blockIdx.z), own(FUSED ? row.position : ~0u) {
         const uint32_t group = p.heads / p.cache.kv_heads, parts = (group + 15) / 16;
         part = blockIdx.y % parts;
         kv_head = blockIdx.y / parts;
@@ -51,7 +75,7 @@ template <int DIM, bool FUSED> struct One {
         first_head = kv_head * group + part * 16;
         length = row.position + 1;
         units = (length + U::POSITIONS - 1) / U::POSITIONS;
-        begin = p.splits == 1 ? 0 : blockIdx.z;
+        begin = p.splits == 1 ? 0 : blockIdx.x;
         end = p.splits == 1 ? units : min(units, begin + 1);
     }
 
@@ -181,6 +205,8 @@ template <int DIM, bool FUSED> struct One {
             if (threadIdx.x < U::POSITIONS)
                 s.places[(unit + 1) % 2][threadIdx.x] = next;
             __syncthreads(); // the largest scores are there; all have done with the keys
+            if (p.cluster && units > 1)
+                cluster_arrive();
             if (unit + 1 < end) {
                 ask_keys(unit + 1);
                 put_own(keys, 0, unit + 1);
@@ -215,6 +241,8 @@ store_a(s.weights + warp * 32, U::WEIGHTS, lane, a);
                 }
             }
             if (p.splits > 1 && units > 1) {
+                if (p.cluster)
+                    cluster_wait(); // the first block has done with its keys
                 leave(unit, m2, l2, o2, my_element);
                 break;
             }
@@ -226,8 +254,14 @@ store_a(s.weights + warp * 32, U::WEIGHTS, lane, a);
                 o[i / 8][i / 4 % 2][i % 4] = weigh(o[i / 8][i / 4 % 2][i % 4], a[i % 4 / 2], o2[i / 8][i / 4 % 2][i % 4], b[i % 4 / 2]);
         }
         if (p.splits > 1 && units > 1) {
-            if (is_last())
+            if (p.cluster) {
+                cluster_arrive();
+                cluster_wait();
+                if (begin == 0)
+                    fold_cluster();
+            } else if (is_last()) {
                 fold_all();
+            }
             return;
         }
 #pragma unroll
@@ -238,16 +272,15 @@ store_a(s.weights + warp * 32, U::WEIGHTS, lane, a);
             for (int n = 0; n < 2 * PAIRS; n++) {
                 const uint32_t e = my_element + n * 8 + lane % 4 * 2;
                 if (h < heads && e < dim)
-                    *(float2 *)((float *)p.out + ((uint64_t)row.row * p.heads + first_head + h) * dim + e) =
-                        make_float2(__fmul_rn(o[n / 2][n % 2][2 * j], inverse), __fmul_rn(o[n / 2][n % 2][2 * j + 1], inverse));
+                    put(h, e, o[n / 2][n % 2][2 * j], o[n / 2][n % 2][2 * j + 1], inverse);
             }
         }
     }
 
     // Where the results of a head's units are.
-    __device__ __forceinline__ uint32_t result_of(uint32_t h) const { return (blockIdx.x * p.heads + first_head + h) * p.splits; }
+    __device__ __forceinline__ uint32_t result_of(uint32_t h) const { return (blockIdx.z * p.heads + first_head + h) * p.splits; }
 
-    // Leaves a unit's result for the block that will be last.
+    // Leaves a unit's result for the block that folds.
     __device__ __forceinline__ void leave(uint32_t unit, const float *m, const float *l, const float (*o)[2][4], uint32_t my_element) {
 #pragma unroll
         for (int j = 0; j < 2; j++) {
@@ -255,22 +288,54 @@ store_a(s.weights + warp * 32, U::WEIGHTS, lane, a);
             if (h >= heads)
                 continue;
             const uint32_t to = result_of(h) + unit;
-            if (warp == 0 && lane % 4 == 0)
-                ((float2 *)p.partial_ml)[to] = make_float2(m[j], l[2 * j]);
+            if (warp == 0 && lane % 4 == 0) {
+                if (p.cluster)
+                    store_first(&s.sums[unit][h], m[j], l[2 * j]);
+                else
+                    ((float2 *)p.partial_ml)[to] = make_float2(m[j], l[2 * j]);
+            }
 #pragma unroll
             for (int n = 0; n < 2 * PAIRS; n++) {
                 const uint32_t e = my_element + n * 8 + lane % 4 * 2;
-                if (e < dim)
-                    *(float2 *)((float *)p.partial + to * dim + e) = make_float2(o[n / 2][n % 2][2 * j], o[n / 2][n % 2][2 * j + 1]);
+                const float x = o[n / 2][n % 2][2 * j], y = o[n / 2][n % 2][2 * j + 1];
+                if (e >= dim)
+                    continue;
+                if (p.cluster)
+                    store_first((float2 *)keys + ((unit * heads + h) * DIM + e) / 2, x, y);
+                else
+                    *(float2 *)((float *)p.partial + to * dim + e) = make_float2(x, y);
             }
         }
+    }
+
+    // Folds what the cluster's blocks have left here.
+    __device__ __forceinline__ void fold_cluster() {
+#pragma unroll 1
+        for (uint32_t n = threadIdx.x; n < heads * (DIM / 2); n += ONE_THREADS) {
+            const uint32_t h = n / (DIM / 2), e = n % (DIM / 2) * 2;
+            float m = MINUS_INFINITY, l = 0, x = 0, y = 0, a, b;
+#pragma unroll 2
+            for (uint32_t u = 0; u < units; u++) {
+                const float2 ml = s.sums[u][h], next = ((const float2 *)keys)[u * heads * (DIM / 2) + n];
+                fold(m, l, ml.x, ml.y, a, b);
+                x = weigh(x, a, next.x, b);
+                y = weigh(y, a, next.y, b);
+            }
+            if (e < dim)
+                put(h, e, x, y, __frcp_rn(l));
+        }
+    }
+
+    // Writes two elements of a head's result.
+    __device__ __forceinline__ void put(uint32_t h, uint32_t e, float x, float y, float inverse) {
+        *(float2 *)((float *)p.out + ((uint64_t)row.row * p.heads + first_head + h) * dim + e) = make_float2(__fmul_rn(x, inverse), __fmul_rn(y, inverse));
     }
 
     __device__ __forceinline__ bool is_last() {
         __threadfence(); // the parts before the count
         __syncthreads();
         if (threadIdx.x == 0) {
-            uint32_t *count = (uint32_t *)p.count + blockIdx.x * gridDim.y + blockIdx.y;
+            uint32_t *count = (uint32_t *)p.count + blockIdx.z * gridDim.y + blockIdx.y;
             s.last = atomicAdd(count, 1) + 1 == units;
             if (s.last)
                 *count = 0; // for the next step
@@ -339,9 +404,7 @@ store_a(s.weights + warp * 32, U::WEIGHTS, lane, a);
                 if (first + BATCH < units) {
                     sums[n] = sum;
                 } else {
-                    const float inverse = __frcp_rn(sum.z);
-                    *(float2 *)((float *)p.out + ((uint64_t)row.row * p.heads + first_head + h) * dim + e) =
-                        make_float2(__fmul_rn(sum.x, inverse), __fmul_rn(sum.y, inverse));
+                    put(h, e, sum.x, sum.y, __frcp_rn(sum.z));
                 }
             }
         }

@@ -232,11 +232,11 @@ struct AttendParams {
     CacheLayer cache;
     uint64_t q;          // *float, rows x heads*head_dim
     uint64_t out;        // *float, rows x heads*head_dim
-    uint64_t tiles;      // *int32 by block in x: first row, rows, its position, where in tables its sequence begins
+    uint64_t tiles;      // *int32 by tile: first row, rows, its position, where in tables its sequence begins
     uint64_t tables;
     uint64_t partial;    // *float, tiles x heads x splits x head_dim
     uint64_t partial_ml; // *float, tiles x heads x splits x (largest score, sum)
-    uint64_t count;      // *uint32 by block in x and y: units that are done; 0 between steps
+    uint64_t count;      // *uint32 by tile and block in y: units that are done; 0 between steps
     // Of a step with one row of each sequence: the row's key and value are not
     // in the cache yet, nor are queries rotated (see append). 0 in k: they are.
     uint64_t k;
@@ -245,7 +245,8 @@ struct AttendParams {
     uint32_t dims;
     uint32_t halves;
     uint32_t heads;
-    uint32_t splits; // of attend_one: 1, a block walks over all of a row's units; or as many as any row has
+    uint32_t splits;  // of attend_one: 1, a block walks over all of a row's units; or as many as any row has
+    uint32_t cluster; // a row's splits are one
     float scale;
 };
 

@@ -171,7 +171,8 @@ static_assert(KIGO_OFFSETOF(AttendParams, dims) == 112 && sizeof(AttendParams::d
 static_assert(KIGO_OFFSETOF(AttendParams, halves) == 116 && sizeof(AttendParams::halves) == 4, "AttendParams::halves");
 static_assert(KIGO_OFFSETOF(AttendParams, heads) == 120 && sizeof(AttendParams::heads) == 4, "AttendParams::heads");
 static_assert(KIGO_OFFSETOF(AttendParams, splits) == 124 && sizeof(AttendParams::splits) == 4, "AttendParams::splits");
-static_assert(KIGO_OFFSETOF(AttendParams, scale) == 128 && sizeof(AttendParams::scale) == 4, "AttendParams::scale");
+static_assert(KIGO_OFFSETOF(AttendParams, cluster) == 128 && sizeof(AttendParams::cluster) == 4, "AttendParams::cluster");
+static_assert(KIGO_OFFSETOF(AttendParams, scale) == 132 && sizeof(AttendParams::scale) == 4, "AttendParams::scale");
 static_assert(sizeof(ChooseParams) == 48 && alignof(ChooseParams) == 8, "ChooseParams");
 static_assert(KIGO_OFFSETOF(ChooseParams, logits) == 0 && sizeof(ChooseParams::logits) == 8, "ChooseParams::logits");
 static_assert(KIGO_OFFSETOF(ChooseParams, bins) == 8 && sizeof(ChooseParams::bins) == 8, "ChooseParams::bins");

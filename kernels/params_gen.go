@@ -210,11 +210,11 @@ type AttendParams struct {
 	Cache     CacheLayer
 	Q         uint64 // *float, rows x heads*head_dim
 	Out       uint64 // *float, rows x heads*head_dim
-	Tiles     uint64 // *int32 by block in x: first row, rows, its position, where in tables its sequence begins
+	Tiles     uint64 // *int32 by tile: first row, rows, its position, where in tables its sequence begins
 	Tables    uint64
 	Partial   uint64 // *float, tiles x heads x splits x head_dim
 	PartialMl uint64 // *float, tiles x heads x splits x (largest score, sum)
-	Count     uint64 // *uint32 by block in x and y: units that are done; 0 between steps
+	Count     uint64 // *uint32 by tile and block in y: units that are done; 0 between steps
 	K         uint64
 	V         uint64
 	Angles    uint64
@@ -222,8 +222,8 @@ type AttendParams struct {
 	Halves    uint32
 	Heads     uint32
 	Splits    uint32 // of attend_one: 1, a block walks over all of a row's units; or as many as any row has
+	Cluster   uint32 // a row's splits are one
 	Scale     float32
-	_         [4]byte
 }
 
 type ChooseParams struct {

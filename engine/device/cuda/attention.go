@@ -15,6 +15,7 @@ type attention struct {
 	op               *device.Attend
 	unit             int // positions
 	shared           int // bytes of a unit's keys and values in shared memory
+	blockSums        int // bytes of the sums that a block of attend_one makes
 	mostQueries      int // of a block of attend_many
 	one, fused, many *launch[kernels.AttendParams]
 }
@@ -25,6 +26,7 @@ const (
 	longUnits   = 128     // elements of a head beyond which units are half as long
 	oneThreads  = 256     // of a block of attend_one
 	oneHeads    = 16      // that it takes
+	mostCluster = 8       // blocks of a cluster
 	manyQueries = 16      // that every 64 threads of attend_many have
 	manyStatic  = 4 << 10 // no less than its static shared memory
 )
@@ -47,6 +49,7 @@ func (x *executable) newAttend(op *device.Attend) (operation, error) {
 		o.unit /= 2
 	}
 	o.shared = 2 * o.unit * (2*dim + 16)
+	o.blockSums = 4 * dim * min(op.Heads/op.KVHeads, oneHeads)
 	p := kernels.AttendParams{
 		Cache: x.cache.layer(op.Layer),
 		Q:     x.values[op.Q], Out: x.values[op.Out],
@@ -117,7 +120,11 @@ func (o *attention) runOne(x *executable, s *stepShape) error {
 	}
 	p := &l.params
 	p.Tiles, p.Tables, p.Splits = x.in.tiles(0), x.in.tables(), uint32(splits)
-	return start(x.dev, l.grid(s.alone, blocks, splits), x.dev.stream)
+	p.Cluster, l.how.Cluster = 0, 0
+	if splits > 1 && splits <= mostCluster && x.dev.props.Clusters && splits*o.blockSums <= o.shared/2 {
+		p.Cluster, l.how.Cluster = 1, uint32(splits)
+	}
+	return start(x.dev, l.grid(splits, blocks, s.alone), x.dev.stream)
 }
 
 // manyShared is the dynamic shared memory of a block with so many queries: keys, values

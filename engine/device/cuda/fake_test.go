@@ -3,6 +3,7 @@ package cuda_test
 import (
 	"encoding/binary"
 	"math"
+	"strings"
 	"unsafe"
 
 	"kigo/engine/device"
@@ -87,7 +88,11 @@ func (g *fakeGPU) computing(k kernels.Kernel) fakedriver.Kernel {
 		})
 	case "AttendParams":
 		return fakedriver.Typed(k.Name, func(l driver.Launch, p *kernels.AttendParams, m fakedriver.Memory) error {
-			tiles, err := fakedriver.Slice[int32](m, driver.Ptr(p.Tiles), int(4*l.Grid[0]))
+			n := l.Grid[2] // of attend_one and attend_append
+			if strings.HasPrefix(k.Name, "attend_many") {
+				n = l.Grid[0]
+			}
+			tiles, err := fakedriver.Slice[int32](m, driver.Ptr(p.Tiles), int(4*n))
 			if err != nil {
 				return err
 			}
