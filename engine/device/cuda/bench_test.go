@@ -121,6 +121,9 @@ func BenchmarkDecode(b *testing.B) {
 						if err := c.Begin(step); err != nil {
 							b.Fatal(err)
 						}
+						if _, err := c.Largest(); err != nil {
+							b.Fatal(err)
+						}
 						n++
 					}
 					b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "tokens/s")

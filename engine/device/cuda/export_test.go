@@ -116,3 +116,19 @@ func contains(err error, words ...string) bool {
 	}
 	return true
 }
+
+// WithLogitBytes is a configuration with room for so many bytes of logits at a time.
+func WithLogitBytes(cfg Config, bytes int) Config {
+	cfg.logitBytes = bytes
+	return cfg
+}
+
+// Graphs is how many recorded steps an executable has.
+func Graphs(e device.Executable) (n int) {
+	for _, g := range e.(*executable).graphs {
+		if g != 0 {
+			n++
+		}
+	}
+	return n
+}
