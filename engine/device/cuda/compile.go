@@ -131,7 +131,7 @@ func (d *Device) Compile(p *device.Program, w device.Weights, c device.Cache, op
 	x := &executable{
 		dev: d, prog: p, ws: ws, cache: kv, opt: opt,
 		logitRows: min(max(cmp.Or(d.cfg.logitBytes, logitBytes)/(4*p.Vocab), fetchRows), opt.MaxRows),
-		vectors: map[device.TensorID]uint64{}, angles: map[rotation]*angleTable{},
+		vectors:   map[device.TensorID]uint64{}, angles: map[rotation]*angleTable{},
 		ropes: map[int]*rotate{}, graphs: map[graphKey]driver.GraphExec{},
 	}
 	defer func() {
