@@ -179,7 +179,12 @@ func (o *owner) add(q *sequence, stop func() bool) {
 	}
 	o.nextID++
 	q.id = o.nextID
-	if err := q.model.sched.Add(q.id, len(q.tokens), q.most); err != nil {
+	if err := q.model.sched.Add(time.Now().UnixNano(), &sched.Request{
+		Tokens:  q.tokens,
+		Most:    q.most,
+		Tenant:  q.tenant,
+		AllRows: q.promptLogprobs >= 0,
+	}, q.id); err != nil {
 		o.end(q, fmt.Errorf("%w: %w", ErrInternal, err)) // Submit has checked the bounds
 		return
 	}
@@ -197,7 +202,7 @@ func (o *owner) step() bool {
 		}
 		m := o.models[o.turn]
 		o.turn++
-		if plan, ok := m.sched.Next(); ok {
+		if plan := m.sched.Next(time.Now().UnixNano()); len(plan.Work) > 0 {
 			if o.run(m, plan); !o.givenUp {
 				o.publish()
 			}
@@ -207,41 +212,52 @@ func (o *owner) step() bool {
 	return false
 }
 
-func (o *owner) run(m *served, plan sched.Plan) {
-	e, q := o.engine, m.seqs[plan.ID]
+// run runs what is planned, one sequence after another.
+func (o *owner) run(m *served, plan *sched.Plan) {
+	for _, work := range plan.Work {
+		if q := m.seqs[work.ID]; q != nil { // all have ended once the device has failed
+			if o.runOne(m, q, work); o.givenUp {
+				return
+			}
+		}
+	}
+	m.sched.Done(plan, time.Now().UnixNano())
+}
+
+func (o *owner) runOne(m *served, q *sequence, work sched.Work) {
+	e := o.engine
 	now := time.Now()
 	if q.firstStep.IsZero() {
 		q.firstStep = now
 	}
 	step := device.Step{
-		Tokens: q.tokens[plan.Start : plan.Start+plan.Rows],
-		Seqs:   []device.SeqRows{{Rows: plan.Rows, Start: plan.Start, Blocks: plan.Blocks}},
+		Tokens: q.tokens[work.Start : work.Start+work.Rows],
+		Seqs:   []device.SeqRows{{Rows: work.Rows, Start: work.Start, Blocks: work.Blocks}},
 	}
-	promptWanted := q.wantsPrompt(plan.Start)
+	promptWanted := q.wantsPrompt(work.Start)
 	switch {
 	case promptWanted:
-		for r := range plan.Rows {
+		for r := range work.Rows {
 			step.Logits = append(step.Logits, r)
 		}
-	case plan.Logits:
-		step.Logits = []int{plan.Rows - 1}
+	case work.Logits:
+		step.Logits = []int{work.Rows - 1}
 	}
 	next, logits, err := o.execute(m, &step, q)
 	if o.givenUp {
 		return
 	}
 	e.steps.Add(1)
-	m.sched.Done(plan)
 	failure := fatalError(err)
 	switch {
 	case failure != nil:
 		e.fail(failure)
 		o.endAll(failure)
 	case err != nil:
-		e.cfg.Log.Error().Err(err).Str("model", m.info.Name).Int("rows", plan.Rows).Msg("step failed")
+		e.cfg.Log.Error().Err(err).Str("model", m.info.Name).Int("rows", work.Rows).Msg("step failed")
 		o.end(q, fmt.Errorf("%w: %w", ErrInternal, err))
 	default:
-		o.take(q, plan, next, logits, promptWanted)
+		o.take(q, work, next, logits, promptWanted)
 	}
 }
 
@@ -330,7 +346,7 @@ func (o *owner) busySince() time.Time {
 
 // take uses a step's logits. A panic in the sampler or the text's assembly
 // ends this one stream.
-func (o *owner) take(q *sequence, plan sched.Plan, next int32, logits []float32, promptWanted bool) {
+func (o *owner) take(q *sequence, work sched.Work, next int32, logits []float32, promptWanted bool) {
 	defer func() {
 		if r := recover(); r != nil {
 			o.engine.cfg.Log.Error().Str("request", q.stream.started.ID).Str("panic", fmt.Sprint(r)).Msg("sampling panicked")
@@ -339,7 +355,7 @@ func (o *owner) take(q *sequence, plan sched.Plan, next int32, logits []float32,
 	}()
 	width := q.model.width
 	if promptWanted {
-		ev, err := q.readPrompt(plan.Start, logits, width)
+		ev, err := q.readPrompt(work.Start, logits, width)
 		if err != nil {
 			o.end(q, err)
 			return
@@ -348,7 +364,7 @@ func (o *owner) take(q *sequence, plan sched.Plan, next int32, logits []float32,
 			q.stream.events <- *ev // the first one: there is room
 		}
 	}
-	if plan.Logits {
+	if work.Logits {
 		if next < 0 {
 			logits = logits[len(logits)-width:]
 		}
@@ -374,7 +390,7 @@ func (o *owner) advance(q *sequence, next int32, logits []float32) {
 		o.finish(q, Event{End: out.end}, nil)
 		return
 	}
-	if err := q.model.sched.Grow(q.id); err != nil {
+	if err := q.model.sched.Grow(q.id, q.tokens[len(q.tokens)-1]); err != nil {
 		o.end(q, fmt.Errorf("%w: %w", ErrInternal, err))
 		return
 	}

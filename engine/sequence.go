@@ -20,6 +20,7 @@ type sequence struct {
 	tokens []int32 // prompt, then what was generated
 	prompt int     // length of the prompt
 	most   int     // tokens there can be in all
+	tenant string
 
 	sampler  *sample.Sampler
 	text     *tokenizer.Stream
@@ -47,6 +48,7 @@ func newSequence(s *Stream, m *served, r *Request, prompt []int32, most int, arr
 		tokens:   prompt,
 		prompt:   len(prompt),
 		most:     most,
+		tenant:   r.Tenant,
 		text:     m.tokens.NewStream(false),
 		stopText: slices.Clone(r.Stop),
 		stopIDs:  slices.Clone(r.StopIDs),
@@ -184,10 +186,14 @@ func (q *sequence) probability(logits []float32, id int32, alternatives int) (To
 func (q *sequence) wantsPrompt(start int) bool { return q.promptLogprobs >= 0 && start < q.prompt-1 }
 
 // readPrompt takes the logits of rows from position start on, one after
-// another, and notes what they give the tokens that follow. It returns the
-// event when the last has come.
+// another, and notes what they give the tokens that follow; those of rows that
+// are computed again it has. It returns the event when the last has come.
 func (q *sequence) readPrompt(start int, logits []float32, width int) (*Event, error) {
 	for at := start; len(logits) > 0 && at < q.prompt-1; at++ {
+		if at < len(q.promptTokens) {
+			logits = logits[width:]
+			continue
+		}
 		p, err := q.probability(logits[:width], q.tokens[at+1], q.promptLogprobs)
 		if err != nil {
 			return nil, err
@@ -199,7 +205,7 @@ func (q *sequence) readPrompt(start int, logits []float32, width int) (*Event, e
 		return nil, nil
 	}
 	ev := &Event{Prompt: q.promptTokens}
-	q.promptTokens = nil
+	q.promptTokens, q.promptLogprobs = nil, -1
 	return ev, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -167,11 +168,17 @@ func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m
 	if err := e.owner.call(func() error { return m.warmUp(e.owner) }); err != nil {
 		return m, fmt.Errorf("first token: %w", err)
 	}
-	m.sched = sched.New(sched.Config{
+	if m.sched, err = sched.New(sched.Config{
 		MaxRunning: e.cfg.MaxConcurrent,
 		MaxWaiting: e.cfg.MaxConcurrent + e.cfg.MaxQueue, // Submit holds the real bound
+		MaxRows:    e.dev.Info().StepRows,
 		ChunkRows:  e.dev.Info().StepRows,
-	}, kv.NewPool(p.blocks, blockTokens))
+		Aging:      int64(time.Second),
+		MaxTenants: 1 << 12,
+		Salt:       r.Name,
+	}, kv.NewPool(p.blocks, blockTokens)); err != nil {
+		return m, err
+	}
 	m.info = ModelInfo{
 		Name:          r.Name,
 		Architecture:  p.spec.Architecture,
