@@ -71,6 +71,10 @@ func (s *Scheduler) interval() float64 {
 	return float64(t.lived*(t.t/t.n)) / float64(max(len(s.running), 1))
 }
 
+// Retry is how long it will be until there should be room for one sequence more, in
+// ns, if there is none.
+func (s *Scheduler) Retry() int64 { return s.retry(1) }
+
 // retry is how long it will be until so many sequences have left.
 func (s *Scheduler) retry(n int) int64 {
 	every := s.interval()
