@@ -21,9 +21,13 @@ type episode struct {
 }
 
 func newEpisode(pick func(n int) int) (*episode, error) {
+	scale := 1
+	if pick(6) == 0 {
+		scale = 4
+	}
 	cfg := sched.Config{
-		MaxRunning: 1 + pick(5),
-		MaxWaiting: pick(7),
+		MaxRunning: 1 + scale*pick(5),
+		MaxWaiting: scale * pick(7),
 		MaxRows:    2 + pick(8),
 		ChunkRows:  1 + pick(8),
 		Aging:      int64(1 + pick(200)),
@@ -34,7 +38,7 @@ func newEpisode(pick func(n int) int) (*episode, error) {
 	if pick(4) == 0 {
 		cfg.MaxPerTenant = 1 + pick(4)
 	}
-	w, err := newWorld(cfg, 2+pick(20), 1+pick(4))
+	w, err := newWorld(cfg, 2+scale*pick(20), 1+pick(4))
 	if err != nil {
 		return nil, err
 	}

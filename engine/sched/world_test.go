@@ -26,6 +26,7 @@ type world struct {
 	cache [][]uint64 // by block and offset: what was written there last
 
 	plan     *sched.Plan // in flight
+	flight   []*caller   // of each of its works
 	late     []sched.ID  // whose latest token was sampled and not given to Grow yet
 	delay    func() bool // whether a token is late; nil: never
 	writes   map[int32]sched.ID
@@ -163,7 +164,10 @@ func (w *world) begin() (*sched.Plan, error) {
 	if len(p.Work) == 0 {
 		return p, nil
 	}
-	w.plan = p
+	w.plan, w.flight = p, nil
+	for _, work := range p.Work {
+		w.flight = append(w.flight, w.seqs[work.ID])
+	}
 	return p, w.run(p)
 }
 
@@ -223,16 +227,19 @@ func (w *world) end(took int64, ran bool) (ended []sched.ID, err error) {
 	w.plan = nil
 	w.now += took
 	size := w.pool.BlockSize()
-	for _, work := range p.Work {
-		c := w.seqs[work.ID]
+	for i, work := range p.Work {
+		c := w.flight[i]
+		if w.seqs[work.ID] != c {
+			c, w.flight[i] = nil, nil // removed; its name may be somebody else's by now
+		}
 		for at := work.Start; at < work.Start+work.Rows; at++ {
 			value := uint64(0xbad)
 			if c != nil && ran {
 				value = c.sums[at]
 			}
 			w.cache[work.Blocks[at/size]][at%size] = value
-			if rows := w.computed[work.ID]; rows != nil && ran && at < c.prompt {
-				rows[at]++
+			if c != nil && c.all && ran && at < c.prompt {
+				w.computed[work.ID][at]++
 			}
 		}
 	}
@@ -244,8 +251,8 @@ func (w *world) end(took int64, ran bool) (ended []sched.ID, err error) {
 		return nil, nil
 	}
 	w.s.Done(p, w.now)
-	for _, work := range works {
-		c := w.seqs[work.ID]
+	for i, work := range works {
+		c := w.flight[i]
 		if c == nil || !work.Logits {
 			continue
 		}
