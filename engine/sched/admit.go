@@ -55,7 +55,7 @@ func (s *Scheduler) spare() (spare, paused int) {
 		switch {
 		case q.paused:
 			paused += len(q.blocks)
-		case s.pool.BlocksFor(q.most) > len(q.blocks):
+		case s.pool.BlocksFor(q.most-1) > len(q.blocks): // the last token is not processed
 			spare++
 		}
 	}

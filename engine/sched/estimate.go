@@ -111,8 +111,10 @@ func (s *Scheduler) firstToken(fresh, priority int) int64 {
 	if single > 0 {
 		chunk = max(1, min(s.cfg.ChunkRows, s.cfg.MaxRows-single))
 	}
-	steps := (rows + chunk - 1) / chunk
-	wait := float64(float64(steps) * s.times.of(min(rows, chunk)+single))
+	wait := float64(float64(rows/chunk) * s.times.of(chunk+single))
+	if rest := rows % chunk; rest > 0 {
+		wait += s.times.of(rest + single)
+	}
 	if places > 0 {
 		wait += float64(s.interval() * float64(places))
 	}

@@ -70,8 +70,8 @@ type Config struct {
 	// MaxPerTenant is how many of all these one tenant may have; 0: all.
 	MaxPerTenant int
 
-	// MaxRows is how many rows a step may have: the device's limit. With fewer
-	// than MaxRunning, sequences that generate take turns.
+	// MaxRows is how many rows a step may have: the device's limit, at least 2.
+	// With fewer than MaxRunning, sequences that generate take turns.
 	MaxRows int
 
 	// ChunkRows is how many of a step's rows may be of prompts while other
@@ -107,7 +107,7 @@ func (c *Config) check(pool *kv.Pool) error {
 		{"MaxRunning", int64(c.MaxRunning), 1},
 		{"MaxWaiting", int64(c.MaxWaiting), 0},
 		{"MaxPerTenant", int64(c.MaxPerTenant), 0},
-		{"MaxRows", int64(c.MaxRows), 1},
+		{"MaxRows", int64(c.MaxRows), 2}, // for who generates, and for a prompt
 		{"ChunkRows", int64(c.ChunkRows), 1},
 		{"Aging", c.Aging, 1},
 		{"MaxTenants", int64(c.MaxTenants), 1},

@@ -182,6 +182,10 @@ func (m *machine) step() (bool, error) {
 
 func (m *machine) begin() (bool, error) {
 	p, err := m.w.begin()
+	if errors.Is(err, errInFlight) {
+		m.print("%d: a step is in flight", m.w.now)
+		return true, nil
+	}
 	if err != nil {
 		return false, err
 	}

@@ -12,28 +12,33 @@ import (
 
 // world is a scheduler with what it needs around it: a caller who keeps the
 // tokens, and a device whose KV cache really holds something. What a position's
-// entry must be is a function of all tokens up to it; so a step that finds
-// anything else where a sequence's earlier tokens should be has been given a
-// wrong block.
+// entry must be is a function of all tokens up to it, and of whose they are where
+// nothing may be shared; so a step that finds anything else where a sequence's
+// earlier tokens should be has been given a wrong block.
 type world struct {
 	s    *sched.Scheduler
 	pool *kv.Pool
 	cfg  sched.Config
 	now  int64
 
-	seqs   map[sched.ID]*caller
-	groups int
-	cache  [][]uint64 // by block and offset: what was written there last
+	seqs  map[sched.ID]*caller
+	added int
+	cache [][]uint64 // by block and offset: what was written there last
 
 	plan     *sched.Plan // in flight
+	flight   []*caller   // of each of its works
+	late     []sched.ID  // whose latest token was sampled and not given to Grow yet
+	delay    func() bool // whether a token is late; nil: never
 	writes   map[int32]sched.ID
 	computed map[sched.ID]map[int]int // rows, by sequence and position, of those that want all
+	gone     map[sched.ID]*caller     // of whom the last step was the last
 }
 
 // caller is what the caller keeps of a sequence.
 type caller struct {
 	tokens   []int32
 	sums     []uint64 // of the tokens up to each position
+	owner    uint64   // those who may share blocks have the same
 	prompt   int
 	most     int
 	priority int
@@ -43,12 +48,10 @@ type caller struct {
 	order    int
 	sampled  int // tokens that were sampled
 	paused   bool
-	started  bool
-	back     bool // was preempted, and has not had a step since
 }
 
 func (c *caller) add(token int32) {
-	sum := uint64(0x9e3779b97f4a7c15)
+	sum := c.owner
 	if n := len(c.sums); n > 0 {
 		sum = c.sums[n-1]
 	}
@@ -81,11 +84,16 @@ func (w *world) add(r *sched.Request, ids ...sched.ID) error {
 	if err := w.s.Add(w.now, r, ids...); err != nil {
 		return err
 	}
+	owner := fnv.New64a()
+	fmt.Fprintf(owner, "tenant %q", r.Tenant)
+	if !w.cfg.Reuse {
+		fmt.Fprintf(owner, "request %d", w.added)
+	}
 	for i, id := range ids {
-		w.groups++
+		w.added++
 		c := &caller{
 			prompt: len(r.Tokens), most: r.Most, priority: r.Priority, tenant: r.Tenant,
-			deadline: r.Deadline, all: r.AllRows && i == 0, order: w.groups,
+			deadline: r.Deadline, all: r.AllRows && i == 0, order: w.added, owner: owner.Sum64(),
 		}
 		for _, t := range r.Tokens {
 			c.add(t)
@@ -149,15 +157,17 @@ func (w *world) begin() (*sched.Plan, error) {
 	}
 	for _, id := range p.Preempted {
 		c := w.seqs[id]
-		if c == nil || !c.started {
-			return nil, fmt.Errorf("sequence %d was preempted before it ran", id)
+		if c == nil {
+			return nil, fmt.Errorf("sequence %d was preempted and is unknown", id)
 		}
-		c.back = true
 	}
 	if len(p.Work) == 0 {
 		return p, nil
 	}
-	w.plan = p
+	w.plan, w.flight = p, nil
+	for _, work := range p.Work {
+		w.flight = append(w.flight, w.seqs[work.ID])
+	}
 	return p, w.run(p)
 }
 
@@ -179,7 +189,6 @@ func (w *world) run(p *sched.Plan) error {
 		case work.Logits && len(c.tokens)-c.prompt != c.sampled:
 			return fmt.Errorf("sequence %d: the logits of token %d are wanted twice", work.ID, c.sampled)
 		}
-		c.started, c.back = true, false
 		seen[work.ID] = true
 		rows += work.Rows
 		if len(c.tokens)-work.Start == 1 {
@@ -218,28 +227,32 @@ func (w *world) end(took int64, ran bool) (ended []sched.ID, err error) {
 	w.plan = nil
 	w.now += took
 	size := w.pool.BlockSize()
-	for _, work := range p.Work {
-		c := w.seqs[work.ID]
+	for i, work := range p.Work {
+		c := w.flight[i]
+		if w.seqs[work.ID] != c {
+			c, w.flight[i] = nil, nil // removed; its name may be somebody else's by now
+		}
 		for at := work.Start; at < work.Start+work.Rows; at++ {
 			value := uint64(0xbad)
 			if c != nil && ran {
 				value = c.sums[at]
 			}
 			w.cache[work.Blocks[at/size]][at%size] = value
-			if rows := w.computed[work.ID]; rows != nil && ran && at < c.prompt {
-				rows[at]++
+			if c != nil && c.all && ran && at < c.prompt {
+				w.computed[work.ID][at]++
 			}
 		}
 	}
 	// The plan's slices are not the caller's once Done has been called.
 	works := slices.Clone(p.Work)
+	w.gone = map[sched.ID]*caller{}
 	if !ran {
 		w.s.Failed(p)
 		return nil, nil
 	}
 	w.s.Done(p, w.now)
-	for _, work := range works {
-		c := w.seqs[work.ID]
+	for i, work := range works {
+		c := w.flight[i]
 		if c == nil || !work.Logits {
 			continue
 		}
@@ -250,20 +263,49 @@ func (w *world) end(took int64, ran bool) (ended []sched.ID, err error) {
 		}
 		c.sampled++
 		if len(c.tokens)+1 >= c.most {
+			w.gone[work.ID] = c
 			w.remove(work.ID)
 			ended = append(ended, work.ID)
 			continue
 		}
-		c.add(token(fmt.Sprintf("g%d", work.ID), len(c.tokens)))
-		if err := w.s.Grow(work.ID, c.tokens[len(c.tokens)-1]); err != nil {
+		if w.late = append(w.late, work.ID); w.delay != nil && w.delay() {
+			continue
+		}
+		if err := w.grow(); err != nil {
 			return nil, err
 		}
 	}
 	return ended, nil
 }
 
-// check is the scheduler's own check, and that it knows who the caller knows.
+// grow gives the tokens to Grow that it has not got yet.
+func (w *world) grow() error {
+	for _, id := range w.late {
+		c := w.seqs[id]
+		if c == nil {
+			continue
+		}
+		c.add(token(fmt.Sprintf("g%d", id), len(c.tokens)))
+		if err := w.s.Grow(id, c.tokens[len(c.tokens)-1]); err != nil {
+			return err
+		}
+	}
+	w.late = w.late[:0]
+	return nil
+}
+
+// check is the scheduler's own check, that it knows who the caller knows, and that
+// nobody else can have the blocks that a step in flight uses.
 func (w *world) check() error {
+	if w.plan != nil {
+		for _, work := range w.plan.Work {
+			for _, b := range work.Blocks {
+				if w.pool.Owners(b) == 0 {
+					return fmt.Errorf("block %d of sequence %d is nobody's while a step uses it", b, work.ID)
+				}
+			}
+		}
+	}
 	if n := w.s.Running() + w.s.Waiting(); n != len(w.seqs) {
 		return fmt.Errorf("%d sequences, want %d", n, len(w.seqs))
 	}

@@ -1,0 +1,18 @@
+package sched
+
+// Place is where a sequence is, and whether it was preempted and waits in front.
+func (s *Scheduler) Place(id ID) (at string, back bool) {
+	q := s.byID[id]
+	if q == nil {
+		return "gone", false
+	}
+	return [...]string{"queued", "held", "parked", "running"}[q.at], q.back
+}
+
+// Served is a tenant's counter; -1 when it is not remembered.
+func (s *Scheduler) Served(tenant string) int64 {
+	if t := s.tenants.byName[tenant]; t != nil {
+		return t.served
+	}
+	return -1
+}
