@@ -35,7 +35,7 @@ func companions(n int) []engine.Request {
 		case 3:
 			text = system + "Question: why?"
 		}
-		r := greedy(text, 8+i%9)
+		r := greedy(text, 20+i*7%30)
 		if i%3 == 1 {
 			r.Sampling.Temperature, r.Sampling.TopK, r.Sampling.Seed = 0.8, 40, uint64(i)
 		}
@@ -148,7 +148,7 @@ func TestSameTokensInAnyCompany(t *testing.T) {
 	}
 	for _, v := range variants {
 		t.Run(fmt.Sprintf("%+v", v), func(t *testing.T) {
-			e := open(engine.Config{MaxConcurrent: streams, ChunkRows: v.chunk, MaxBlocks: v.blocks, NoPrefixCache: v.uncached})
+			e := open(engine.Config{MaxConcurrent: streams, ChunkRows: v.chunk, CacheTokens: v.blocks * 16, NoPrefixCache: v.uncached})
 			together(t, e, requests, alone)
 			stats := e.SchedulerStats()
 			if preempted := stats.Preempted > 0; preempted != (v.blocks > 0) {
@@ -219,18 +219,18 @@ func pacedRequest(i, prompt, same, n int) engine.Request {
 // beginnings: each finds its own past in every row.
 func TestEveryRowFindsItsPast(t *testing.T) {
 	for _, cfg := range []engine.Config{
-		{MaxConcurrent: 100, MaxQueue: 400, MaxBlocks: 300, ChunkRows: 64},
-		{MaxConcurrent: 300, MaxQueue: 200, MaxBlocks: 150, ChunkRows: 7},
-		{MaxConcurrent: 40, MaxQueue: 500, MaxBlocks: 4000, ChunkRows: 512, NoPrefixCache: true},
+		{MaxConcurrent: 100, MaxQueue: 400, CacheTokens: 300 * 16, ChunkRows: 64},
+		{MaxConcurrent: 300, MaxQueue: 200, CacheTokens: 150 * 16, ChunkRows: 7},
+		{MaxConcurrent: 10, MaxQueue: 500, CacheTokens: 4000 * 16, ChunkRows: 512, NoPrefixCache: true},
 		{MaxConcurrent: 200, MaxQueue: 500, ChunkRows: 128, StreamBuffer: 3},
 	} {
-		t.Run(fmt.Sprintf("%d streams, %d blocks", cfg.MaxConcurrent, cfg.MaxBlocks), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%d streams, %d blocks", cfg.MaxConcurrent, cfg.CacheTokens/16), func(t *testing.T) {
 			e := paced(t, cfg, scripted.Pace{Step: 50 * time.Microsecond})
-			const requests = 400
+			const requests = 250
 			var all sync.WaitGroup
 			for i := range requests {
 				all.Go(func() {
-					r := pacedRequest(i, 1+i*13%150, i%3*20, 1+i*5%60)
+					r := pacedRequest(i, 1+i*13%150, i%3*20, 1+i*37%200)
 					r.Priority = i%8 - 4
 					r.Tenant = []string{"", "a", "b"}[i%3]
 					s, err := e.Submit(t.Context(), r)

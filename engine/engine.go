@@ -35,7 +35,7 @@ type Config struct {
 	MaxConcurrent int           // sequences that take part in steps at one time; default 256 on a GPU, 32 on a processor
 	MaxQueue      int           // requests that wait beyond those; default 64, negative: none
 	ChunkRows     int           // tokens of prompts in a step beside those of others; default: what keeps the device busy
-	MaxBlocks     int           // KV blocks at most; default: room for all sequences, as far as half of the memory reaches
+	CacheTokens   int           // tokens in the KV cache, of all sequences; default: full contexts of MaxConcurrent on a GPU, of 8 on a processor
 	NoPrefixCache bool          // compute every prompt, though blocks with its beginning are there
 	MaxStops      int           // stop strings of a request, and stop ids; default 16
 	MaxStopBytes  int           // bytes of a stop string; default 256
@@ -66,7 +66,7 @@ func (c Config) withDefaults() (Config, error) {
 		{"stream buffer", &c.StreamBuffer, 64, maxBuffer},
 		{"max context", &c.MaxContext, 0, 1 << 28},
 		{"chunk rows", &c.ChunkRows, 0, maxChunk},
-		{"max blocks", &c.MaxBlocks, 0, 1 << 30},
+		{"cache tokens", &c.CacheTokens, 0, 1 << 30},
 		{"max stops", &c.MaxStops, 16, 1024},
 		{"max stop bytes", &c.MaxStopBytes, 256, 1 << 16},
 		{"max biases", &c.MaxBiases, 1024, sample.MaxBiases},

@@ -87,9 +87,10 @@ func (e *Engine) newPlan(f File) (*plan, error) {
 // are not, some wait for others.
 const cpuContexts = 8
 
-// size decides on the context and the number of KV blocks. The cache reserves
-// room for MaxConcurrent full contexts, but no more than half the memory that
-// the weights leave; a context that was not asked for shrinks to what fits.
+// size decides on the context and the number of KV blocks. Unless CacheTokens says
+// another number, the cache reserves room for MaxConcurrent full contexts; but in any
+// case no more than half the memory that the weights leave. A context that was not
+// asked for shrinks to what fits.
 func (e *Engine) size(p *plan) error {
 	p.shape = p.program.Cache
 	p.shape.BlockSize = blockTokens
@@ -104,8 +105,8 @@ func (e *Engine) size(p *plan) error {
 		contexts = min(contexts, cpuContexts)
 	}
 	blocks := blocksFor(p.context) * uint64(contexts)
-	if e.cfg.MaxBlocks > 0 {
-		blocks = max(blocksFor(p.context), min(blocks, uint64(e.cfg.MaxBlocks)))
+	if e.cfg.CacheTokens > 0 {
+		blocks = max(blocksFor(p.context), uint64(e.cfg.CacheTokens/blockTokens))
 	}
 	if free := e.dev.Info().MemoryFree; free > 0 {
 		weights := p.binding.Bytes()
