@@ -249,9 +249,14 @@ func (e *Engine) chunkRows() int {
 	return e.dev.Info().StepRows
 }
 
-// maxRows is how many rows a step can have: one for each sequence, and a chunk.
+// maxRows is how many rows a step can have: the device's own number where that
+// leaves room for prompts beside all sequences, and else one for each and a chunk.
 func (e *Engine) maxRows() int {
-	return max(e.dev.Info().StepRows, e.cfg.MaxConcurrent+e.chunkRows())
+	rows := e.dev.Info().StepRows
+	if e.chunkRows() <= rows && 2*e.cfg.MaxConcurrent <= rows {
+		return rows
+	}
+	return e.cfg.MaxConcurrent + e.chunkRows()
 }
 
 // warmUp generates one token, so that a model in service is known to work.
