@@ -224,6 +224,7 @@ func (o *owner) take(p *part, now time.Time) {
 	more := q.accept(p.id, p.logprobs, now)
 	if q.news.stop == StopUnknown {
 		o.engine.tokens.Add(1)
+		o.engine.stats.token(q)
 	}
 	if !more {
 		q.model.sched.Remove(q.id) // its blocks are free at once

@@ -120,6 +120,7 @@ type Engine struct {
 
 	failed chan struct{} // closed when failure is set
 
+	stats         Stats
 	steps, tokens atomic.Uint64
 	lastStep      atomic.Int64 // Unix nanoseconds; 0: none
 	gauges        atomic.Pointer[gauges]

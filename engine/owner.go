@@ -296,6 +296,7 @@ func (o *owner) finish(q *sequence, ev Event, err error) {
 	if q.detach != nil {
 		q.detach()
 	}
+	o.engine.stats.ended(q, ev.End, err)
 	o.publish()
 	o.engine.forget(q.stream)
 	q.stream.end(ev, err)

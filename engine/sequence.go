@@ -2,6 +2,7 @@ package engine
 
 import (
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"kigo/engine/device"
@@ -48,6 +49,9 @@ type sequence struct {
 	firstStep time.Time
 	first     time.Time // when the first token came
 	latest    time.Time // when the latest token came
+	counted   time.Time // when the latest token came that Stats has counted
+
+	left atomic.Int64 // when somebody wanted it to end early, in nanoseconds after arrived; 0: nobody
 }
 
 func newSequence(s *Stream, m *served, r *Request, prompt []int32, most int, arrived time.Time) (*sequence, error) {

@@ -19,6 +19,8 @@ type batch struct {
 	begun time.Time
 	ended time.Time
 
+	prompt, generated int // rows of prompts, and of generated tokens
+
 	choice choice
 }
 
@@ -112,7 +114,9 @@ func (o *owner) run(m *served, plan *sched.Plan) {
 
 // fill makes the device's step of a plan.
 func (o *owner) fill(b *batch, m *served, plan *sched.Plan) {
-	b.model, b.plan = m, plan
+	b.model, b.plan, b.prompt, b.generated = m, plan, 0, 0
+	stats := &o.engine.stats
+	stats.Preemptions.Add(uint64(len(plan.Preempted)))
 	s := &b.step
 	s.Tokens, s.Seqs, s.Logits = s.Tokens[:0], s.Seqs[:0], s.Logits[:0]
 	b.parts = b.parts[:0]
@@ -122,7 +126,14 @@ func (o *owner) fill(b *batch, m *served, plan *sched.Plan) {
 		q.inStep = true
 		if q.firstStep.IsZero() {
 			q.firstStep = now
+			stats.began(q)
+			if !o.engine.cfg.NoPrefixCache {
+				stats.PrefixQueries.Add(uint64(q.prompt))
+				stats.PrefixHits.Add(uint64(w.Start))
+			}
 		}
+		prompt := min(max(q.prompt-w.Start, 0), w.Rows)
+		b.prompt, b.generated = b.prompt+prompt, b.generated+w.Rows-prompt
 		p := part{q: q, first: len(s.Logits), prompt: q.wantsPrompt(w.Start), next: w.Logits, id: -1}
 		switch {
 		case p.prompt:
@@ -186,6 +197,9 @@ func (o *owner) inStep(b *batch, since time.Time, f func() error) error {
 func (o *owner) stepEnded(b *batch) {
 	b.ended = time.Now()
 	b.model.times.add(b.ended.Sub(b.begun))
+	if b.plan != nil { // not a load's first token
+		o.engine.stats.step(b.ended.Sub(b.begun), b.prompt, b.generated, len(b.plan.Work))
+	}
 	o.engine.lastStep.Store(b.ended.UnixNano())
 }
 

@@ -139,5 +139,6 @@ func (s *Stream) ring() {
 // Cancel ends the stream with StopCancelled; tokens generated so far are
 // delivered. Safe to call at any time, from anywhere.
 func (s *Stream) Cancel() {
+	s.seq.leaves()
 	s.engine.owner.post(func() { s.engine.owner.cancel(s) })
 }

@@ -75,6 +75,7 @@ func (e *Engine) submit(ctx context.Context, r *Request, arrived time.Time) (*St
 	// The sequence may end before AfterFunc returns, so the owner is handed
 	// its stop function by message and not through a field.
 	stop := context.AfterFunc(ctx, func() {
+		s.seq.leaves()
 		e.owner.post(func() { e.owner.end(s.seq, ctx.Err()) })
 	})
 	if !e.owner.post(func() { e.owner.add(s.seq, stop) }) {

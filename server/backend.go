@@ -20,6 +20,7 @@ type backend interface {
 	Submit(ctx context.Context, r engine.Request) (tokenStream, error)
 	Cancel(id string) error
 	Status() engine.Status
+	Stats() *engine.Stats
 	Changed() <-chan struct{}
 	Drain(ctx context.Context) error
 }

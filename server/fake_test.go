@@ -16,6 +16,7 @@ import (
 type fakeEngine struct {
 	mu      sync.Mutex
 	status  engine.Status
+	stats   engine.Stats
 	changed chan struct{}
 
 	submit func(context.Context, engine.Request) (server.TokenStream, error)
@@ -48,6 +49,8 @@ func (f *fakeEngine) Status() engine.Status {
 	defer f.mu.Unlock()
 	return f.status
 }
+
+func (f *fakeEngine) Stats() *engine.Stats { return &f.stats }
 
 func (f *fakeEngine) Changed() <-chan struct{} {
 	f.mu.Lock()

@@ -77,7 +77,7 @@ func newMetrics(b backend, p *probe) *metrics {
 		m.grpc, m.http, m.ends, m.prompt, m.panics,
 		m.firstToken, m.betweenTokens, m.queued, m.prefill, m.decode, m.call, m.promptSize, m.generatedSize,
 		m.genAI.duration, m.genAI.firstToken, m.genAI.perToken,
-		&engineCollector{engine: b, probe: p},
+		&engineCollector{engine: b, probe: p}, &statsCollector{engine: b},
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

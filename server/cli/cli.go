@@ -105,6 +105,7 @@ gRPC. The same binary talks to a running server, or to a model file directly.`,
 		a.verifyCommand(),
 		a.perplexityCommand(),
 		a.benchCommand(),
+		a.loadTestCommand(),
 		a.synthCommand(),
 		a.versionCommand(),
 	)
