@@ -164,6 +164,31 @@ func TestSameTokensInAnyCompany(t *testing.T) {
 	}
 }
 
+// The same of a tiny model, on the tests' device and under the race detector, too.
+func TestTinyModelSaysTheSameInAnyCompany(t *testing.T) {
+	requests := companions(48)
+	load := func(cfg engine.Config) *engine.Engine { return loaded(t, cfg) }
+	one := load(engine.Config{MaxConcurrent: 1, NoPrefixCache: true})
+	var alone []whole
+	for _, r := range requests {
+		w, err := readWhole(t.Context(), submit(t, one, r))
+		if err != nil {
+			t.Fatal(err)
+		}
+		alone = append(alone, w)
+	}
+	for _, cfg := range []engine.Config{
+		{MaxConcurrent: 48},
+		{MaxConcurrent: 48, CacheTokens: 64 * 16, ChunkRows: 100},
+		{MaxConcurrent: 20, CacheTokens: 40 * 16, ChunkRows: 7, NoPrefixCache: true},
+		{MaxConcurrent: 48, CacheTokens: 100 * 16, ChunkRows: 1, StreamBuffer: 2},
+	} {
+		t.Run(fmt.Sprintf("%d streams, %d tokens, chunks of %d", cfg.MaxConcurrent, cfg.CacheTokens, cfg.ChunkRows), func(t *testing.T) {
+			together(t, load(cfg), requests, alone)
+		})
+	}
+}
+
 // paced is an engine with the tiny model's tokenizer on a device that computes
 // nothing; its tokens tell whether each row found its own past.
 func paced(t testing.TB, cfg engine.Config, pace scripted.Pace) *engine.Engine {
@@ -219,7 +244,7 @@ func pacedRequest(i, prompt, same, n int) engine.Request {
 // beginnings: each finds its own past in every row.
 func TestEveryRowFindsItsPast(t *testing.T) {
 	for _, cfg := range []engine.Config{
-		{MaxConcurrent: 100, MaxQueue: 400, CacheTokens: 300 * 16, ChunkRows: 64},
+		{MaxConcurrent: 100, MaxQueue: 400, CacheTokens: 90 * 16, ChunkRows: 64},
 		{MaxConcurrent: 300, MaxQueue: 200, CacheTokens: 150 * 16, ChunkRows: 7},
 		{MaxConcurrent: 10, MaxQueue: 500, CacheTokens: 4000 * 16, ChunkRows: 512, NoPrefixCache: true},
 		{MaxConcurrent: 200, MaxQueue: 500, ChunkRows: 128, StreamBuffer: 3},
