@@ -44,6 +44,27 @@ template <class Use> __device__ __forceinline__ void each(const ChooseParams &p,
     }
 }
 
+// The largest logit of each row, raised into out: for logits of products that do not
+// rank what they make. Grid: (blocks that share a row, rows).
+KIGO_KERNEL(choose_largest, ChooseParams, __launch_bounds__(CHOOSE_THREADS)) {
+    __shared__ uint64_t parts[CHOOSE_THREADS / 32];
+    let_next_start();
+    wait_for_previous();
+    uint64_t best = 0;
+    each(p, (const float *)p.logits + (uint64_t)blockIdx.y * p.count, [&](uint32_t i, uint32_t rank) { best = max(best, (uint64_t)rank << 32 | (uint32_t)~i); });
+#pragma unroll
+    for (int d = 16; d; d >>= 1)
+        best = max(best, (uint64_t)__shfl_xor_sync(~0u, best, d));
+    if (threadIdx.x % 32 == 0)
+        parts[threadIdx.x / 32] = best;
+    __syncthreads();
+    if (threadIdx.x)
+        return;
+    for (uint32_t w = 1; w < CHOOSE_THREADS / 32; w++)
+        best = max(best, parts[w]);
+    atomicMax((unsigned long long *)p.out + blockIdx.y, (unsigned long long)best);
+}
+
 // Grid: (blocks that share a row, rows).
 KIGO_KERNEL(choose_count, ChooseParams, __launch_bounds__(CHOOSE_THREADS)) {
     __shared__ uint32_t bins[BINS];

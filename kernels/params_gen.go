@@ -279,6 +279,7 @@ var table = [...]Kernel{
 	{Family: "attention", Name: "attend_append_8x4", Params: "AttendParams", Size: 144},
 	{Family: "choose", Name: "choose_collect", Params: "ChooseParams", Size: 64},
 	{Family: "choose", Name: "choose_count", Params: "ChooseParams", Size: 64},
+	{Family: "choose", Name: "choose_largest", Params: "ChooseParams", Size: 64, Targets: []string{"sm_90a"}},
 	{Family: "choose", Name: "choose_sort", Params: "ChooseParams", Size: 64, Targets: []string{"sm_90a"}},
 	{Family: "embed", Name: "angles", Params: "AnglesParams", Size: 32},
 	{Family: "embed", Name: "dequantize", Params: "DequantizeParams", Size: 208},

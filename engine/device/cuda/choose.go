@@ -21,7 +21,7 @@ func (x *executable) Begin(step *device.Step) error {
 	if err := x.last.computeRest(x); err != nil {
 		return err
 	}
-	if n := x.shape.logits; n > 0 && x.last.product != nil {
+	if n := x.shape.logits; n > 0 {
 		err = x.dev.drv.CopyToHost(x.choosing.ranks[:8*n], driver.Ptr(x.best), x.dev.stream)
 	}
 	return x.dev.wrap(err, "fetch the largest logits")
@@ -45,7 +45,7 @@ func (x *executable) wait() error {
 	return x.dev.wrap(x.dev.drv.SyncStream(x.dev.stream), "step of %d rows", x.shape.rows)
 }
 
-// Largest waits, and reads what Begin has brought; see ranked in kernels/project.cuh.
+// Largest waits, and reads what Begin has brought.
 func (x *executable) Largest() ([]device.Ranked, error) {
 	if err := x.open("largest"); err != nil {
 		return nil, err
@@ -60,40 +60,8 @@ func (x *executable) Largest() ([]device.Ranked, error) {
 	}
 	c := &x.choosing
 	c.largest = c.largest[:0]
-	if x.shape.logits > 0 && x.last.product == nil {
-		return x.searchAll()
-	}
 	for i := range x.shape.logits {
 		c.largest = append(c.largest, unrank(binary.LittleEndian.Uint64(c.ranks[8*i:])))
-	}
-	return c.largest, nil
-}
-
-// searchAll finds the largest logits where no product has ranked them.
-func (x *executable) searchAll() ([]device.Ranked, error) {
-	c := &x.choosing
-	for i := range x.shape.logits {
-		c.one = append(c.one[:0], device.Want{Row: i, N: 1})
-		top, err := x.rank(c.one)
-		if err != nil {
-			return nil, err
-		}
-		if top[0] != nil {
-			c.largest = append(c.largest, top[0][0])
-			continue
-		}
-		// Many share the leading bits of the largest one.
-		row, err := x.fetchRows([]int{i})
-		if err != nil {
-			return nil, err
-		}
-		best := device.Ranked{Logit: row[0]}
-		for id, v := range row {
-			if v > best.Logit {
-				best = device.Ranked{ID: int32(id), Logit: v}
-			}
-		}
-		c.largest = append(c.largest, best)
 	}
 	return c.largest, nil
 }
@@ -125,7 +93,7 @@ const (
 type choosing struct {
 	ranks   []byte // pinned: of the largest logits, by row
 	largest []device.Ranked
-	one     []device.Want
+	search  *launch[kernels.ChooseParams] // for logits that no product has ranked
 
 	// Of kernels/choose.cu, for so many rows in one go.
 	room        int
@@ -160,6 +128,24 @@ func (c *choosing) takeHost(x *executable) (err error) {
 		}
 	}
 	return nil
+}
+
+// searchLargest finds the largest of n rows of logits, which are the step's from row at
+// on, where the product that made them does not.
+func (c *choosing) searchLargest(x *executable, at, n int) (err error) {
+	if c.search == nil {
+		if c.search, err = newLaunch(x.dev, "choose_largest", topThreads, kernels.ChooseParams{Logits: x.logits, Count: uint32(x.prog.Vocab)}); err != nil {
+			return err
+		}
+	}
+	c.search.params.Out = x.best + uint64(8*at)
+	return start(x.dev, c.search.grid(x.sharing(n), n, 1), x.dev.stream)
+}
+
+// sharing is how many blocks of kernels/choose.cu share a row of logits of n.
+func (x *executable) sharing(n int) int {
+	sms := x.dev.props.SMs
+	return max(1, min(ceilDiv(x.prog.Vocab, topThreads), sms, ceilDiv(4*sms, n)))
 }
 
 // Top ranks the rows' logits on the device.
@@ -253,7 +239,7 @@ func (x *executable) rankHeld(at int, wants []device.Want, part []int) error {
 	if err := d.drv.Fill8(driver.Ptr(c.count.params.Bins), 0, uint64(n)*topCleared, d.stream); err != nil {
 		return err
 	}
-	share := max(1, min(ceilDiv(x.prog.Vocab, topThreads), d.props.SMs, ceilDiv(4*d.props.SMs, n)))
+	share := x.sharing(n)
 	for _, l := range []*launch[kernels.ChooseParams]{c.count.grid(share, n, 1), c.collect.grid(share, n, 1), c.sort.grid(1, n, 1)} {
 		l.params.Most = uint32(most)
 		if err := start(d, l, d.stream); err != nil {

@@ -407,13 +407,20 @@ func (o *logits) compute(x *executable, at, n int) error {
 			return err
 		}
 		o.float.params.Rows = uint32(n)
-		return start(x.dev, o.float.grid(ceilDiv(x.prog.Vocab, 8), n, 1), x.dev.stream)
+		if err := start(x.dev, o.float.grid(ceilDiv(x.prog.Vocab, 8), n, 1), x.dev.stream); err != nil {
+			return err
+		}
+		return x.choosing.searchLargest(x, at, n)
 	}
 	if err := x.prepareFor(o.prepare, n, false, o.product); err != nil {
 		return err
 	}
+	wide := o.prepare.params.Wgmma != 0
 	o.product.rank(x.best + uint64(8*at))
-	return o.product.run(x, n, pick, o.prepare.params.Wgmma != 0)
+	if err := o.product.run(x, n, pick, wide); err != nil || !wide {
+		return err
+	}
+	return x.choosing.searchLargest(x, at, n) // wide ranks nothing
 }
 
 // hold has the piece at hand that begins with row at.
