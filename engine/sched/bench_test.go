@@ -56,16 +56,16 @@ func round(b testing.TB, s *sched.Scheduler, running []sched.ID) {
 	s.Done(p, 0)
 }
 
-// TestStepsAllocateNothing: not even when blocks fill and are published.
+// TestStepsAllocateNothing: not even when blocks fill and are published. A sequence's
+// list of blocks, and that of their keys, doubles now and then while it grows: from 800 to
+// 1,000 tokens, in blocks of 16, neither does.
 func TestStepsAllocateNothing(t *testing.T) {
 	for _, reuse := range []bool{false, true} {
 		s, running := busy(t, reuse)
-		for range 300 { // until the slices have grown
+		for range 700 {
 			round(t, s, running)
 		}
-		// What is left are the keys and block tables of sequences that grow, of which
-		// each doubles less and less often: none in most runs, so the mean rounds to 0.
-		if n := testing.AllocsPerRun(200, func() { round(t, s, running) }); n > 1 {
+		if n := testing.AllocsPerRun(180, func() { round(t, s, running) }); n != 0 {
 			t.Errorf("reuse %t: %v allocations a step", reuse, n)
 		}
 	}
