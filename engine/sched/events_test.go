@@ -18,6 +18,8 @@ type episode struct {
 	id    sched.ID   // the next one
 	known []sched.ID // that were added, gone ones too
 	ended int
+
+	deadlines int // one of so many sequences has one
 }
 
 func newEpisode(pick func(n int) int) (*episode, error) {
@@ -43,7 +45,7 @@ func newEpisode(pick func(n int) int) (*episode, error) {
 		return nil, err
 	}
 	w.delay = func() bool { return pick(16) == 0 }
-	return &episode{world: w, pick: pick, id: 1}, nil
+	return &episode{world: w, pick: pick, id: 1, deadlines: 1 + pick(6)}, nil
 }
 
 // event plays one event, and checks everything.
@@ -67,7 +69,7 @@ func (e *episode) play() error {
 			e.remove(e.someone())
 		}
 	case 7:
-		if err := e.grow(); err != nil {
+		if err := e.growLate(); err != nil {
 			return err
 		}
 		e.now += int64(e.pick(100))
@@ -109,7 +111,7 @@ func (e *episode) submit() error {
 		r.Tokens = append(r.Tokens, token(own, len(r.Tokens)))
 	}
 	r.Most = len(r.Tokens) + e.pick(3*size+4)
-	if e.pick(4) == 0 {
+	if e.pick(e.deadlines) == 0 {
 		r.Deadline = e.now + int64(e.pick(300)) + 1
 	}
 	if e.pick(2) == 0 {
@@ -210,7 +212,7 @@ func (e *episode) drain() error {
 	if err := e.finish(true); err != nil {
 		return err
 	}
-	if err := e.grow(); err != nil {
+	if err := e.growLate(); err != nil {
 		return err
 	}
 	e.delay = nil

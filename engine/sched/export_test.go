@@ -16,3 +16,13 @@ func (s *Scheduler) Served(tenant string) int64 {
 	}
 	return -1
 }
+
+// StepTime is what a step of so many rows is expected to take after steps of rows
+// and ns.
+func StepTime(steps [][2]int64, rows int) int64 {
+	var t times
+	for _, s := range steps {
+		t.step(int(s[0]), s[1])
+	}
+	return int64(t.of(rows) + 0.5)
+}

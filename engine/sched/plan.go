@@ -18,7 +18,7 @@ type Plan struct {
 
 	// Preempted lost their blocks. The caller has nothing to do: they are
 	// computed again, from position 0 or what can be found of them, when there
-	// is room. A row before the last one has the logits that it had.
+	// is room. What is computed again has the bits that it had.
 	Preempted []ID
 
 	// Expired are removed, as by Remove: their deadline has passed.
@@ -79,6 +79,7 @@ func (s *Scheduler) fill() {
 		case q.todo() == 1:
 			single++
 		default:
+			q.rank = int64(q.level) + (s.now-q.rowAt)/s.cfg.Aging
 			s.prompts = append(s.prompts, q)
 		}
 	}
@@ -125,11 +126,12 @@ func (s *Scheduler) fillSingle(room int, turns bool) {
 	}
 }
 
-// promptOrder has stronger sequences' prompts go first, and among equals those of
-// the tenant who was served least.
+// promptOrder has stronger sequences' prompts go first, where those that have had no
+// rows for long grow stronger, and among equals those of the tenant who was served
+// least.
 func promptOrder(a, b *sequence) int {
 	return cmp.Or(
-		-cmp.Compare(a.level, b.level),
+		-cmp.Compare(a.rank, b.rank),
 		cmp.Compare(a.tenant.served, b.tenant.served),
 		cmp.Compare(a.order, b.order),
 	)
@@ -145,7 +147,7 @@ func (s *Scheduler) work(q *sequence, rows int) {
 	})
 	s.plan.Rows += rows
 	s.flight = append(s.flight, q)
-	q.inFlight = true
+	q.inFlight, q.rowAt = true, s.now
 }
 
 // Done says that the step has run, and when it ended: its rows are in the KV

@@ -70,7 +70,7 @@ func (s *Scheduler) reclaim(blocks int) bool {
 func (s *Scheduler) preempt(q *sequence) int {
 	at := s.leave(q)
 	s.giveBack(q)
-	q.done, q.published, q.hits, q.lookUp = 0, 0, len(q.keys), 0
+	q.done, q.published, q.lookUp = 0, 0, 0
 	if q.fresh = 0; !q.hashed { // otherwise what it has computed is likely to be found
 		q.fresh = q.known
 	}

@@ -55,7 +55,6 @@ func (s *Scheduler) hash(q *sequence, token int32) {
 	}
 	q.keys = append(q.keys, key.Next(q.tail))
 	q.tail = q.tail[:0]
-	q.hits = len(q.keys)
 }
 
 // limit is how many of a sequence's blocks may come from others. Its last row is

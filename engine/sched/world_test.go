@@ -268,29 +268,33 @@ func (w *world) end(took int64, ran bool) (ended []sched.ID, err error) {
 			ended = append(ended, work.ID)
 			continue
 		}
-		if w.late = append(w.late, work.ID); w.delay != nil && w.delay() {
-			continue
-		}
-		if err := w.grow(); err != nil {
+		if w.delay != nil && w.delay() {
+			w.late = append(w.late, work.ID)
+		} else if err := w.grow(work.ID); err != nil {
 			return nil, err
 		}
 	}
 	return ended, nil
 }
 
-// grow gives the tokens to Grow that it has not got yet.
-func (w *world) grow() error {
-	for _, id := range w.late {
-		c := w.seqs[id]
-		if c == nil {
-			continue
-		}
-		c.add(token(fmt.Sprintf("g%d", id), len(c.tokens)))
-		if err := w.s.Grow(id, c.tokens[len(c.tokens)-1]); err != nil {
+func (w *world) grow(id sched.ID) error {
+	c := w.seqs[id]
+	if c == nil {
+		return nil
+	}
+	c.add(token(fmt.Sprintf("g%d", id), len(c.tokens)))
+	return w.s.Grow(id, c.tokens[len(c.tokens)-1])
+}
+
+// growLate gives the tokens to Grow that are late.
+func (w *world) growLate() error {
+	late := w.late
+	w.late = nil
+	for _, id := range late {
+		if err := w.grow(id); err != nil {
 			return err
 		}
 	}
-	w.late = w.late[:0]
 	return nil
 }
 
