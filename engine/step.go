@@ -18,6 +18,7 @@ type batch struct {
 	parts []part
 	begun time.Time
 	ended time.Time
+	limit time.Duration // how long one of its calls to the device may take
 
 	prompt, generated int // rows of prompts, and of generated tokens
 
@@ -155,7 +156,7 @@ func (o *owner) fill(b *batch, m *served, plan *sched.Plan) {
 
 // perform runs the step and chooses the tokens that come next.
 func (o *owner) perform(b *batch) error {
-	b.begun = time.Now()
+	b.begun, b.limit = time.Now(), b.model.times.limit(o.engine.cfg.StepLimit)
 	c, ok := b.model.exec.(device.Chooser)
 	if !ok {
 		o.tellAll()
@@ -182,7 +183,7 @@ func (o *owner) perform(b *batch) error {
 // its time since then. A panic on the way leaves the device in a state that nobody
 // knows: that is a failure of it.
 func (o *owner) inStep(b *batch, since time.Time, f func() error) error {
-	return o.inDevice(since, b.model.times.limit(o.engine.cfg.StepLimit), func() (err error) {
+	return o.inDevice(since, b.limit, func() (err error) {
 		defer func() {
 			if p := recover(); p != nil {
 				o.engine.cfg.Log.Error().Str("panic", fmt.Sprint(p)).Bytes("stack", debug.Stack()).Msg("panic in a step")
@@ -206,7 +207,7 @@ func (o *owner) stepEnded(b *batch) {
 // warmUp generates one token, so that a model in service is known to work, and gives
 // its logits.
 func (o *owner) warmUp(m *served, first int32) (logits []float32, err error) {
-	b := &batch{model: m, begun: time.Now()}
+	b := &batch{model: m, begun: time.Now(), limit: m.times.limit(o.engine.cfg.StepLimit)}
 	err = o.inStep(b, b.begun, func() (err error) {
 		logits, err = m.exec.Run(&device.Step{
 			Tokens: []int32{first},
