@@ -89,12 +89,9 @@ func (f *fake) execute(ctx context.Context, r *kigov1.ExecuteRequest) (func() (e
 			steps, called = []step{{}, {err: io.EOF}}, nil
 		default:
 		}
-		timer := time.NewTimer(s.after)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		}
+		// No timer that has run out already: several of them at one time in a bubble
+		// break the race detector (golang.org/issue/78156).
+		pause(ctx, s.after)
 		if ctx.Err() != nil {
 			f.mu.Lock()
 			defer f.mu.Unlock()

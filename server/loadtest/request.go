@@ -205,6 +205,9 @@ func isLost(err error) bool { return failureOf(err) == failure{code: codes.Unava
 
 // pause waits, at most until ctx ends.
 func pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

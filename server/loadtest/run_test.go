@@ -426,7 +426,7 @@ func TestInterrupt(t *testing.T) {
 			c.change(&o)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			go func() { // not by WithTimeout: golang.org/issue/78156
+			go func() {
 				time.Sleep(c.after)
 				cancel()
 			}()
