@@ -32,12 +32,15 @@ type Config struct {
 	Threads       int           // CPU worker threads; default: all cores
 	Reference     bool          // float32 weights and float64 sums on the CPU: slow, the oracle
 	MaxContext    int           // cap on the tokens of one sequence; default: the model's own
-	MaxConcurrent int           // sequences that take part in steps at one time; default 8
+	MaxConcurrent int           // sequences that take part in steps at one time; default 256 on a GPU, 32 on a processor
 	MaxQueue      int           // requests that wait beyond those; default 64, negative: none
+	ChunkRows     int           // tokens of prompts in a step beside those of others; default: what keeps the device busy
+	CacheTokens   int           // tokens in the KV cache, of all sequences; default: full contexts of MaxConcurrent on a GPU, of 8 on a processor
+	NoPrefixCache bool          // compute every prompt, though blocks with its beginning are there
 	MaxStops      int           // stop strings of a request, and stop ids; default 16
 	MaxStopBytes  int           // bytes of a stop string; default 256
 	MaxBiases     int           // logit biases of a request; default 1,024
-	StreamBuffer  int           // events held for a reader that lags before its sequence pauses; default 64
+	StreamBuffer  int           // tokens held for a reader that lags before its sequence pauses; default 64
 	SlowReader    time.Duration // how long a paused sequence keeps its place; default 2 s
 	StepLimit     time.Duration // a step that takes longer is hung, whatever came before; default 1 min
 	SkipVerify    bool          // load without proving that the device holds the file's bytes
@@ -49,6 +52,7 @@ const (
 	maxConcurrent = 1024
 	maxQueue      = 1 << 16
 	maxBuffer     = 1 << 16
+	maxChunk      = 1 << 14
 )
 
 func (c Config) withDefaults() (Config, error) {
@@ -57,10 +61,12 @@ func (c Config) withDefaults() (Config, error) {
 		value      *int
 		fill, most int
 	}{
-		{"max concurrent", &c.MaxConcurrent, 8, maxConcurrent},
+		{"max concurrent", &c.MaxConcurrent, 0, maxConcurrent},
 		{"max queue", &c.MaxQueue, 64, maxQueue},
 		{"stream buffer", &c.StreamBuffer, 64, maxBuffer},
 		{"max context", &c.MaxContext, 0, 1 << 28},
+		{"chunk rows", &c.ChunkRows, 0, maxChunk},
+		{"cache tokens", &c.CacheTokens, 0, 1 << 30},
 		{"max stops", &c.MaxStops, 16, 1024},
 		{"max stop bytes", &c.MaxStopBytes, 256, 1 << 16},
 		{"max biases", &c.MaxBiases, 1024, sample.MaxBiases},
@@ -121,9 +127,11 @@ type Engine struct {
 	info          atomic.Pointer[device.Info] // the device's latest answer
 }
 
-// gauges are the owner's counts after its latest step.
+// gauges are the owner's counts after its latest step, and how long it will be until
+// there is room in a full queue.
 type gauges struct {
 	running, waiting, kvUsed, kvTotal int
+	retry                             time.Duration
 }
 
 // New makes an engine and opens its device.
@@ -163,6 +171,12 @@ func NewOn(cfg Config, dev device.Device) (*Engine, error) {
 }
 
 func newEngine(cfg Config, dev device.Device) *Engine {
+	if cfg.MaxConcurrent == 0 {
+		cfg.MaxConcurrent = 32
+		if dev.Info().Kind == "cuda" {
+			cfg.MaxConcurrent = 256
+		}
+	}
 	e := &Engine{
 		cfg:     cfg,
 		dev:     dev,
@@ -277,6 +291,9 @@ func (e *Engine) deviceInfo() device.Info {
 	e.info.Store(&info)
 	return info
 }
+
+// nanos is a time as the scheduler takes it, by a clock that does not jump.
+func (e *Engine) nanos(t time.Time) int64 { return int64(t.Sub(e.born)) }
 
 func fromUnixNano(n int64) time.Time {
 	if n == 0 {

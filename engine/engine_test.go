@@ -107,7 +107,7 @@ func (i fileInfo) IsDir() bool        { return false }
 func (i fileInfo) Sys() any           { return nil }
 
 // tinyBytes is a model of random weights, other ones for another seed.
-func tinyBytes(t *testing.T, seed uint64) []byte {
+func tinyBytes(t testing.TB, seed uint64) []byte {
 	t.Helper()
 	shape, err := synth.ShapeByName("tiny")
 	if err != nil {
@@ -124,7 +124,7 @@ func tinyBytes(t *testing.T, seed uint64) []byte {
 	return b.Bytes()
 }
 
-func tinyFile(t *testing.T, seed uint64) *memoryFile {
+func tinyFile(t testing.TB, seed uint64) *memoryFile {
 	return &memoryFile{Reader: bytes.NewReader(tinyBytes(t, seed)), name: "tiny"}
 }
 

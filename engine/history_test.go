@@ -14,17 +14,21 @@ import (
 	"kigo/engine"
 )
 
-// A thousand requests beside each other, ended at random points in every way
+// A thousand requests (ten thousand of them in the long run) beside each other on
+// fewer KV blocks than they want, ended at random points in every way
 // there is: by themselves, by cancel, by the request id, by context, by a
 // deadline, or by a reader that goes away. What each stream delivers is a
 // beginning of what the same request gets alone, without gap or repetition,
 // with exactly one terminal status; and no block stays behind.
 func TestHistoryUnderCancels(t *testing.T) {
 	requests, readers := 1000, 24
-	if raceEnabled {
+	switch {
+	case raceEnabled:
 		requests = 200
+	case long():
+		requests = 10000
 	}
-	e := loaded(t, engine.Config{MaxConcurrent: 6, StreamBuffer: 4, SlowReader: 20 * time.Millisecond})
+	e := loaded(t, engine.Config{MaxConcurrent: 16, StreamBuffer: 4, CacheTokens: 34 * 16, SlowReader: 20 * time.Millisecond})
 	prompts := []string{"the", "other one", "a much longer prompt, which takes more than one chunk to process", "x"}
 	alone := map[string][]int32{}
 	const length = 40
@@ -56,6 +60,12 @@ func TestHistoryUnderCancels(t *testing.T) {
 	wait.Wait()
 	if s := settled(t, e); s.KVUsed != 0 {
 		t.Errorf("%d blocks are still in use", s.KVUsed)
+	}
+	if err := e.CheckSchedulers(); err != nil {
+		t.Error(err)
+	}
+	if stats := e.SchedulerStats(); stats.Preempted == 0 || stats.Reused == 0 {
+		t.Errorf("stats %+v", stats)
 	}
 	if got := run(t, e, greedy("the", length)).ids; !slices.Equal(got, alone["the"]) {
 		t.Errorf("afterwards the model says %v", got)

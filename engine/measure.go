@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"kigo/engine/device"
 )
@@ -37,7 +38,7 @@ func (e *Engine) Rates(ctx context.Context) (Rates, error) {
 		{"matrix rate", &r.Matrix, meter.MatrixRate},
 	} {
 		if err := e.betweenSteps(ctx, func() error {
-			return e.owner.inDevice(0, func() (err error) {
+			return e.owner.inDevice(time.Now(), 0, func() (err error) {
 				*m.to, err = m.measure(ctx)
 				return err
 			})
@@ -105,7 +106,7 @@ func (e *Engine) Profile(ctx context.Context, model string, tokens, rows, times 
 			return fmt.Errorf("%w: %d KV blocks are wanted, %d are free", ErrDoesNotFit, pool.BlocksFor(tokens), pool.Free())
 		}
 		step.Seqs = []device.SeqRows{{Rows: rows, Start: p.Start, Blocks: blocks}}
-		err := e.owner.inDevice(0, func() (err error) {
+		err := e.owner.inDevice(time.Now(), 0, func() (err error) {
 			p.Parts, err = profiler.Profile(&step, times)
 			return err
 		})

@@ -114,7 +114,12 @@ func TestProfileBesideARequest(t *testing.T) {
 	}
 	// With all blocks in somebody's hands there is no room.
 	settled(t, e)
-	holders := []*engine.Stream{waiting(t, e, greedy("a", 255)), waiting(t, e, greedy("a", 255))}
+	var holders []*engine.Stream
+	for i := range 2 {
+		r := greedy("", 6)
+		r.Tokens = slices.Repeat([]int32{int32(5 + i)}, 250)
+		holders = append(holders, waiting(t, e, r))
+	}
 	d.err = nil
 	if _, err := e.Profile(t.Context(), "", 200, 1, 1); !errors.Is(err, engine.ErrDoesNotFit) {
 		t.Error(err)

@@ -1,15 +1,14 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"kigo/engine/device"
 	"kigo/engine/sched"
 )
 
@@ -34,6 +33,8 @@ type owner struct {
 	turn   int       // index in models of whose turn it is
 	paused map[*sequence]time.Time
 	nextID sched.ID
+	batch  batch       // the step at hand
+	news   []*sequence // whose readers are to be told of the latest step
 
 	givenUp bool // the goroutine's own in any case: it was given up, and must touch nothing
 }
@@ -127,7 +128,7 @@ func (o *owner) loop() {
 		}
 		next := o.checkPaused(time.Now())
 		o.freeRetired()
-		worked := o.step()
+		worked, wake := o.step()
 		if o.givenUp {
 			return
 		}
@@ -135,8 +136,16 @@ func (o *owner) loop() {
 			continue
 		}
 		o.publish()
-		o.sleep(next)
+		o.sleep(earlier(next, wake))
 	}
+}
+
+// earlier is the first of two times, of which zero ones don't count.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 func (o *owner) takeMessages() (closing bool) {
@@ -152,7 +161,7 @@ func (o *owner) takeMessages() (closing bool) {
 	return closing
 }
 
-// sleep waits for the bell, or for a time when a paused sequence ends.
+// sleep waits for the bell, or for a time when a sequence ends by itself.
 func (o *owner) sleep(until time.Time) {
 	if until.IsZero() {
 		<-o.bell
@@ -179,116 +188,45 @@ func (o *owner) add(q *sequence, stop func() bool) {
 	}
 	o.nextID++
 	q.id = o.nextID
-	if err := q.model.sched.Add(q.id, len(q.tokens), q.most); err != nil {
-		o.end(q, fmt.Errorf("%w: %w", ErrInternal, err)) // Submit has checked the bounds
+	r := sched.Request{
+		Tokens:   q.tokens,
+		Most:     q.most,
+		Tenant:   q.tenant,
+		Priority: q.priority,
+		AllRows:  q.promptLogprobs >= 0,
+		Keys:     q.keys,
+	}
+	if !q.deadline.IsZero() {
+		r.Deadline = max(o.engine.nanos(q.deadline), 1)
+	}
+	q.keys = nil
+	if err := q.model.sched.Add(o.engine.nanos(time.Now()), &r, q.id); err != nil {
+		o.end(q, refusal(err))
 		return
 	}
 	q.model.seqs[q.id] = q
 }
 
-// step runs one step of one model; false when none has work.
-func (o *owner) step() bool {
-	if o.engine.failureNow() != nil {
-		return false
-	}
-	for range o.models {
-		if o.turn >= len(o.models) {
-			o.turn = 0
-		}
-		m := o.models[o.turn]
-		o.turn++
-		if plan, ok := m.sched.Next(); ok {
-			if o.run(m, plan); !o.givenUp {
-				o.publish()
-			}
-			return true
-		}
-	}
-	return false
-}
-
-func (o *owner) run(m *served, plan sched.Plan) {
-	e, q := o.engine, m.seqs[plan.ID]
-	now := time.Now()
-	if q.firstStep.IsZero() {
-		q.firstStep = now
-		e.stats.began(q)
-	}
-	step := device.Step{
-		Tokens: q.tokens[plan.Start : plan.Start+plan.Rows],
-		Seqs:   []device.SeqRows{{Rows: plan.Rows, Start: plan.Start, Blocks: plan.Blocks}},
-	}
-	promptWanted := q.wantsPrompt(plan.Start)
+// refusal is why the scheduler does not take a request, as its caller sees it.
+func refusal(err error) error {
+	var full *sched.FullError
 	switch {
-	case promptWanted:
-		for r := range plan.Rows {
-			step.Logits = append(step.Logits, r)
-		}
-	case plan.Logits:
-		step.Logits = []int{plan.Rows - 1}
+	case errors.As(err, &full):
+		return &RetryError{Err: ErrQueueFull, After: time.Duration(full.After)}
+	case errors.Is(err, sched.ErrLate):
+		return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 	}
-	next, logits, err := o.execute(m, &step, q)
-	if o.givenUp {
-		return
-	}
-	e.steps.Add(1)
-	m.sched.Done(plan)
-	failure := fatalError(err)
-	switch {
-	case failure != nil:
-		e.fail(failure)
-		o.endAll(failure)
-	case err != nil:
-		e.cfg.Log.Error().Err(err).Str("model", m.info.Name).Int("rows", plan.Rows).Msg("step failed")
-		o.end(q, fmt.Errorf("%w: %w", ErrInternal, err))
-	default:
-		o.take(q, plan, next, logits, promptWanted)
-	}
-}
-
-// perform runs a step. Where the largest logit decides, next is its token and the
-// logits stay on the device; otherwise, and without a sequence, next is -1.
-func (m *served) perform(step *device.Step, q *sequence) (next int32, logits []float32, err error) {
-	c, ok := m.exec.(device.Chooser)
-	if !ok || q == nil || len(step.Logits) != 1 {
-		logits, err = m.exec.Run(step)
-		return -1, logits, err
-	}
-	if err := c.Begin(step); err != nil {
-		return -1, nil, err
-	}
-	id, logit, err := c.Largest(0)
-	if err != nil {
-		return -1, nil, err
-	}
-	if q.takesLargest(id, logit) {
-		return id, nil, nil
-	}
-	if r, ok := c.(device.Ranker); ok {
-		if n := q.wantsTop(); n > 0 {
-			top, ok, err := r.Top(0, n)
-			if err != nil {
-				return -1, nil, err
-			}
-			if ok {
-				if id, ok = q.sampleTop(top); ok {
-					return id, nil, nil
-				}
-			}
-		}
-	}
-	logits, err = c.Fetch()
-	return -1, logits, err
+	return fmt.Errorf("%w: %w", ErrInternal, err) // Submit has checked the bounds
 }
 
 // errGivenUp is the result of a call that nobody waits for any more.
 var errGivenUp = errors.New("the owner was given up")
 
-// inDevice makes a call into the device that must end within limit; 0 does not
-// watch it. When somebody has taken over meanwhile, o.givenUp is set, the error
+// inDevice makes a call into the device that must end within limit since then; 0 does
+// not watch it. When somebody has taken over meanwhile, o.givenUp is set, the error
 // is errGivenUp, and the owner must touch nothing any more.
-func (o *owner) inDevice(limit time.Duration, f func() error) error {
-	call := &deviceCall{begun: time.Now(), limit: limit}
+func (o *owner) inDevice(since time.Time, limit time.Duration, f func() error) error {
+	call := &deviceCall{begun: since, limit: limit}
 	o.current.Store(call)
 	err := f()
 	if !o.current.CompareAndSwap(call, nil) {
@@ -296,30 +234,6 @@ func (o *owner) inDevice(limit time.Duration, f func() error) error {
 		return errGivenUp
 	}
 	return err
-}
-
-// execute runs a step; see perform for what it returns. A panic on the way leaves the device in a state that
-// nobody knows: that is a failure of it.
-func (o *owner) execute(m *served, step *device.Step, q *sequence) (next int32, logits []float32, err error) {
-	begun := time.Now()
-	err = o.inDevice(m.times.limit(o.engine.cfg.StepLimit), func() (err error) {
-		defer func() {
-			if p := recover(); p != nil {
-				o.engine.cfg.Log.Error().Str("panic", fmt.Sprint(p)).Bytes("stack", debug.Stack()).Msg("panic in a step")
-				err = fmt.Errorf("%w: panic in a step", device.ErrLost)
-			}
-		}()
-		next, logits, err = m.perform(step, q)
-		return err
-	})
-	if o.givenUp {
-		return -1, nil, err
-	}
-	now := time.Now()
-	m.times.add(now.Sub(begun))
-	o.engine.stats.ran(now.Sub(begun), step, q)
-	o.engine.lastStep.Store(now.UnixNano())
-	return next, logits, err
 }
 
 // busySince is when the step that runs began; zero while none does.
@@ -330,74 +244,14 @@ func (o *owner) busySince() time.Time {
 	return time.Time{}
 }
 
-// take uses a step's logits. A panic in the sampler or the text's assembly
-// ends this one stream.
-func (o *owner) take(q *sequence, plan sched.Plan, next int32, logits []float32, promptWanted bool) {
-	defer func() {
-		if r := recover(); r != nil {
-			o.engine.cfg.Log.Error().Str("request", q.stream.started.ID).Str("panic", fmt.Sprint(r)).Msg("sampling panicked")
-			o.end(q, fmt.Errorf("%w: sampling panicked", ErrInternal))
-		}
-	}()
-	width := q.model.width
-	if promptWanted {
-		ev, err := q.readPrompt(plan.Start, logits, width)
-		if err != nil {
-			o.end(q, err)
-			return
-		}
-		if ev != nil {
-			q.stream.events <- *ev // the first one: there is room
-		}
-	}
-	if plan.Logits {
-		if next < 0 {
-			logits = logits[len(logits)-width:]
-		}
-		o.advance(q, next, logits)
-	}
-}
-
-// advance samples a sequence's next token, unless next says which it is, and
-// delivers it.
-func (o *owner) advance(q *sequence, next int32, logits []float32) {
-	out, err := q.next(next, logits)
-	if err != nil {
-		o.end(q, err)
-		return
-	}
-	if out.generated {
-		o.engine.tokens.Add(1)
-		o.engine.stats.token(q)
-	}
-	if out.event != nil {
-		q.stream.events <- Event{Tokens: out.event} // there is room: see below
-	}
-	if out.end != nil {
-		o.finish(q, Event{End: out.end}, nil)
-		return
-	}
-	if err := q.model.sched.Grow(q.id); err != nil {
-		o.end(q, fmt.Errorf("%w: %w", ErrInternal, err))
-		return
-	}
-	// With no room for another event the sequence pauses.
-	if len(q.stream.events) == cap(q.stream.events) {
-		q.model.sched.Pause(q.id)
-		o.paused[q] = time.Now()
-		q.stream.paused.Store(true)
-	}
-}
-
 // checkPaused resumes sequences whose readers have caught up, ends those whose
 // readers have not for too long, and says when to look again.
 func (o *owner) checkPaused(now time.Time) (next time.Time) {
 	for q, since := range o.paused {
 		limit := since.Add(o.engine.cfg.SlowReader)
 		switch {
-		case len(q.stream.events) <= cap(q.stream.events)/2:
+		case !q.stream.wait():
 			delete(o.paused, q)
-			q.stream.paused.Store(false)
 			q.model.sched.Resume(q.id)
 		case !now.Before(limit):
 			o.end(q, fmt.Errorf("%w: nothing read for %v", ErrSlowReader, o.engine.cfg.SlowReader))
@@ -410,14 +264,16 @@ func (o *owner) checkPaused(now time.Time) (next time.Time) {
 
 // cancel ends a stream at its caller's wish.
 func (o *owner) cancel(s *Stream) {
-	if q := s.seq; !q.ended {
+	q := s.seq
+	if o.tell(q); !q.ended {
 		o.finish(q, Event{End: q.endEvent(StopCancelled)}, nil)
 	}
 }
 
-// end ends a sequence with an error, if it has not ended yet.
+// end ends a sequence with an error, if it has not ended yet. What it has generated
+// is delivered before.
 func (o *owner) end(q *sequence, err error) {
-	if !q.ended {
+	if o.tell(q); !q.ended {
 		o.finish(q, Event{}, err)
 	}
 }
@@ -440,11 +296,10 @@ func (o *owner) finish(q *sequence, ev Event, err error) {
 	if q.detach != nil {
 		q.detach()
 	}
-	q.stream.final.event, q.stream.final.err = ev, err
-	o.publish()
 	o.engine.stats.ended(q, ev.End, err)
+	o.publish()
 	o.engine.forget(q.stream)
-	close(q.stream.events)
+	q.stream.end(ev, err)
 }
 
 // serve puts a model in service.
@@ -485,6 +340,7 @@ func (o *owner) free(m *served) {
 func (o *owner) publish() {
 	g := &gauges{}
 	for _, m := range o.models {
+		g.retry = max(g.retry, time.Duration(m.sched.Retry()))
 		g.running += m.sched.Running()
 		g.waiting += m.sched.Waiting()
 		g.kvUsed += m.sched.Pool().Used()

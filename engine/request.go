@@ -32,7 +32,8 @@ type Request struct {
 	Logprobs       int // alternatives to report for each generated token; -1 reports nothing
 	PromptLogprobs int // the same for the prompt's tokens
 
-	Tenant string // who asks; set by the edge from the caller's credentials only
+	Tenant   string // who asks; set by the edge from the caller's credentials only
+	Priority int    // who is served first, and stays when memory runs out: -4 to 3, 0 is everybody's
 }
 
 // Started describes an admitted request.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"kigo/engine/device"
+	"kigo/engine/kv"
 	"kigo/engine/sample"
 	"kigo/engine/sched"
 	"kigo/engine/stop"
@@ -21,6 +22,11 @@ type sequence struct {
 	tokens []int32 // prompt, then what was generated
 	prompt int     // length of the prompt
 	most   int     // tokens there can be in all
+	tenant string
+
+	priority int
+	deadline time.Time // zero: none
+	keys     []kv.Key  // of the prompt's blocks, until it is added
 
 	sampler  *sample.Sampler
 	text     *tokenizer.Stream
@@ -32,6 +38,10 @@ type sequence struct {
 	// Log-probabilities of the prompt, gathered as its chunks are processed.
 	promptLogprobs int // alternatives, or -1
 	promptTokens   []TokenLogprob
+
+	news        news
+	promptEvent *Event // news of the prompt, which come first
+	inStep      bool   // it has a part in the step at hand
 
 	detach    func() bool // from the request's context
 	ended     bool
@@ -51,11 +61,14 @@ func newSequence(s *Stream, m *served, r *Request, prompt []int32, most int, arr
 		tokens:   prompt,
 		prompt:   len(prompt),
 		most:     most,
+		tenant:   r.Tenant,
 		text:     m.tokens.NewStream(false),
 		stopText: slices.Clone(r.Stop),
 		stopIDs:  slices.Clone(r.StopIDs),
 		logprobs: r.Logprobs,
 		arrived:  arrived,
+		priority: r.Priority,
+		keys:     m.sched.Keys(r.Tenant, prompt),
 
 		promptLogprobs: r.PromptLogprobs,
 	}
@@ -67,13 +80,6 @@ func newSequence(s *Stream, m *served, r *Request, prompt []int32, most int, arr
 	}
 	q.stops, err = stop.New(q.stopText)
 	return q, err
-}
-
-// outcome is what one more token leads to. event and end may each be nil.
-type outcome struct {
-	generated bool // a token that counts: not an end or stop token
-	event     *Tokens
-	end       *End
 }
 
 // takesLargest says whether the token of the largest logit is next, and nobody asks
@@ -104,58 +110,80 @@ func (q *sequence) sampleTop(top []device.Ranked) (id int32, ok bool) {
 	}, len(q.tokens)-q.prompt)
 }
 
-// next chooses a token from the logits after the last one, unless id is it
-// already, and says what the reader is to be told.
-func (q *sequence) next(id int32, logits []float32) (outcome, error) {
-	now := time.Now()
-	index := len(q.tokens) - q.prompt
-	if id < 0 {
-		var err error
-		if id, err = q.sampler.Sample(logits, q.tokens, index); err != nil {
-			return outcome{}, err
-		}
+// sample chooses a token from the logits after the latest one, and says how likely
+// the model found it, if that is asked for.
+func (q *sequence) sample(logits []float32) (id int32, p []TokenLogprob, err error) {
+	if id, err = q.sampler.Sample(logits, q.tokens, len(q.tokens)-q.prompt); err != nil || q.logprobs < 0 {
+		return id, nil, err
 	}
+	one, err := q.probability(logits, id, q.logprobs)
+	return id, []TokenLogprob{one}, err
+}
+
+// news is what a step has brought a sequence and its reader has not been told.
+type news struct {
+	some     bool
+	id       int32
+	index    int // among the generated tokens
+	logprobs []TokenLogprob
+	stop     StopReason // of an end or stop token, which is none of the generated ones
+}
+
+// accept takes a chosen token in. It is false when the sequence ends with it.
+func (q *sequence) accept(id int32, p []TokenLogprob, now time.Time) bool {
 	if q.first.IsZero() {
 		q.first = now
 	}
 	q.latest = now
-	stopped := slices.Contains(q.stopIDs, id)
-	if stopped || q.model.tokens.IsEOG(id) {
-		reason := StopEnd
-		if stopped {
-			reason = StopSequence
-		}
-		end := q.endEvent(reason)
-		end.StopID = id
-		return outcome{event: q.rest(index), end: end}, nil
+	q.news = news{some: true, id: id, index: len(q.tokens) - q.prompt, logprobs: p}
+	switch {
+	case slices.Contains(q.stopIDs, id):
+		q.news.stop = StopSequence
+		return false
+	case q.model.tokens.IsEOG(id):
+		q.news.stop = StopEnd
+		return false
 	}
 	q.tokens = append(q.tokens, id)
-	ev := &Tokens{Index: index, IDs: []int32{id}}
-	if q.logprobs >= 0 {
-		p, err := q.probability(logits, id, q.logprobs)
-		if err != nil {
-			return outcome{}, err
-		}
-		ev.Logprobs = []TokenLogprob{p}
+	return len(q.tokens) < q.most
+}
+
+// told is a token on its way to a reader, in one piece of memory.
+type told struct {
+	tokens Tokens
+	id     [1]int32
+}
+
+// tell makes of the news what the reader is to be told. Both may be nil.
+func (q *sequence) tell() (event *Tokens, end *End, err error) {
+	n := q.news
+	q.news = news{}
+	if n.stop != StopUnknown {
+		end = q.endEvent(n.stop)
+		end.StopID = n.id
+		return q.rest(n.index), end, nil
 	}
-	piece, err := q.text.Push(id)
+	out := &told{tokens: Tokens{Index: n.index, Logprobs: n.logprobs}, id: [1]int32{n.id}}
+	event = &out.tokens
+	event.IDs = out.id[:]
+	piece, err := q.text.Push(n.id)
 	if err != nil {
-		return outcome{}, err
+		return nil, nil, err
 	}
 	emit, hit, which := q.stops.Push(piece)
-	ev.Text = emit
-	out := outcome{generated: true, event: ev}
+	event.Text = emit
 	switch {
 	case hit:
-		out.end = q.endEvent(StopSequence)
-		out.end.StopText = q.stopText[which]
+		end = q.endEvent(StopSequence)
+		end.StopText = q.stopText[which]
+		end.GeneratedTokens = n.index + 1
 	case len(q.tokens) == q.most:
-		if rest := q.rest(index + 1); rest != nil {
-			ev.Text += rest.Text
+		if rest := q.rest(n.index + 1); rest != nil {
+			event.Text += rest.Text
 		}
-		out.end = q.endEvent(StopMaxTokens)
+		end = q.endEvent(StopMaxTokens)
 	}
-	return out, nil
+	return event, end, nil
 }
 
 // rest is the text that was held back, when nothing more will come.
@@ -188,10 +216,14 @@ func (q *sequence) probability(logits []float32, id int32, alternatives int) (To
 func (q *sequence) wantsPrompt(start int) bool { return q.promptLogprobs >= 0 && start < q.prompt-1 }
 
 // readPrompt takes the logits of rows from position start on, one after
-// another, and notes what they give the tokens that follow. It returns the
-// event when the last has come.
+// another, and notes what they give the tokens that follow; those of rows that
+// are computed again it has. It returns the event when the last has come.
 func (q *sequence) readPrompt(start int, logits []float32, width int) (*Event, error) {
 	for at := start; len(logits) > 0 && at < q.prompt-1; at++ {
+		if at < len(q.promptTokens) {
+			logits = logits[width:]
+			continue
+		}
 		p, err := q.probability(logits[:width], q.tokens[at+1], q.promptLogprobs)
 		if err != nil {
 			return nil, err
@@ -203,7 +235,7 @@ func (q *sequence) readPrompt(start int, logits []float32, width int) (*Event, e
 		return nil, nil
 	}
 	ev := &Event{Prompt: q.promptTokens}
-	q.promptTokens = nil
+	q.promptTokens, q.promptLogprobs = nil, -1
 	return ev, nil
 }
 

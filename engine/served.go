@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -81,9 +82,15 @@ func (e *Engine) newPlan(f File) (*plan, error) {
 	return p, e.size(p)
 }
 
-// size decides on the context and the number of KV blocks. The cache reserves
-// room for MaxConcurrent full contexts, but no more than half the memory that
-// the weights leave; a context that was not asked for shrinks to what fits.
+// cpuContexts is how many full contexts the KV cache holds at most on a processor,
+// whose memory is not the engine's own. Sequences are shorter as a rule; where they
+// are not, some wait for others.
+const cpuContexts = 8
+
+// size decides on the context and the number of KV blocks. Unless CacheTokens says
+// another number, the cache reserves room for MaxConcurrent full contexts; but in any
+// case no more than half the memory that the weights leave. A context that was not
+// asked for shrinks to what fits.
 func (e *Engine) size(p *plan) error {
 	p.shape = p.program.Cache
 	p.shape.BlockSize = blockTokens
@@ -93,7 +100,14 @@ func (e *Engine) size(p *plan) error {
 		p.context = min(p.context, e.cfg.MaxContext)
 	}
 	blocksFor := func(tokens int) uint64 { return uint64((tokens + blockTokens - 1) / blockTokens) }
-	blocks := blocksFor(p.context) * uint64(e.cfg.MaxConcurrent)
+	contexts := e.cfg.MaxConcurrent
+	if e.dev.Info().Kind != "cuda" {
+		contexts = min(contexts, cpuContexts)
+	}
+	blocks := blocksFor(p.context) * uint64(contexts)
+	if e.cfg.CacheTokens > 0 {
+		blocks = max(blocksFor(p.context), uint64(e.cfg.CacheTokens/blockTokens))
+	}
 	if free := e.dev.Info().MemoryFree; free > 0 {
 		weights := p.binding.Bytes()
 		if weights >= free {
@@ -159,7 +173,7 @@ func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m
 	}
 	c.enter(StageCompile)
 	if err := e.owner.call(func() error {
-		return e.owner.inDevice(0, func() error { return m.compile(e.dev, p) })
+		return e.owner.inDevice(time.Now(), 0, func() error { return m.compile(e.dev, p, e.maxRows()) })
 	}); err != nil {
 		return m, err
 	}
@@ -167,11 +181,18 @@ func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m
 	if err := e.owner.call(func() error { return m.warmUp(e.owner) }); err != nil {
 		return m, fmt.Errorf("first token: %w", err)
 	}
-	m.sched = sched.New(sched.Config{
+	if m.sched, err = sched.New(sched.Config{
 		MaxRunning: e.cfg.MaxConcurrent,
 		MaxWaiting: e.cfg.MaxConcurrent + e.cfg.MaxQueue, // Submit holds the real bound
-		ChunkRows:  e.dev.Info().StepRows,
-	}, kv.NewPool(p.blocks, blockTokens))
+		MaxRows:    e.maxRows(),
+		ChunkRows:  e.chunkRows(),
+		Aging:      int64(time.Second),
+		MaxTenants: 1 << 12,
+		Reuse:      !e.cfg.NoPrefixCache,
+		Salt:       r.Name,
+	}, kv.NewPool(p.blocks, blockTokens)); err != nil {
+		return m, err
+	}
 	m.info = ModelInfo{
 		Name:          r.Name,
 		Architecture:  p.spec.Architecture,
@@ -211,12 +232,31 @@ func (m *served) readTokenizer(p *plan) error {
 	return err
 }
 
-func (m *served) compile(dev device.Device, p *plan) (err error) {
+func (m *served) compile(dev device.Device, p *plan, rows int) (err error) {
 	if m.cache, err = dev.NewCache(p.shape, p.blocks); err != nil {
 		return err
 	}
-	m.exec, err = dev.Compile(p.program, m.weights, m.cache, device.CompileOptions{MaxRows: dev.Info().StepRows})
+	m.exec, err = dev.Compile(p.program, m.weights, m.cache, device.CompileOptions{MaxRows: rows})
 	return err
+}
+
+// chunkRows is how many rows of prompts a step has beside those of sequences that
+// generate.
+func (e *Engine) chunkRows() int {
+	if e.cfg.ChunkRows > 0 {
+		return e.cfg.ChunkRows
+	}
+	return e.dev.Info().StepRows
+}
+
+// maxRows is how many rows a step can have: the device's own number where that
+// leaves room for prompts beside all sequences, and else one for each and a chunk.
+func (e *Engine) maxRows() int {
+	rows := e.dev.Info().StepRows
+	if e.chunkRows() <= rows && 2*e.cfg.MaxConcurrent <= rows {
+		return rows
+	}
+	return e.cfg.MaxConcurrent + e.chunkRows()
 }
 
 // warmUp generates one token, so that a model in service is known to work.
@@ -225,11 +265,7 @@ func (m *served) warmUp(o *owner) error {
 	if !ok {
 		first = 0
 	}
-	_, logits, err := o.execute(m, &device.Step{
-		Tokens: []int32{first},
-		Seqs:   []device.SeqRows{{Rows: 1, Blocks: []int32{0}}},
-		Logits: []int{0},
-	}, nil)
+	logits, err := o.warmUp(m, first)
 	if err != nil {
 		return err
 	}

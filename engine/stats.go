@@ -6,8 +6,6 @@ import (
 	"math/bits"
 	"sync/atomic"
 	"time"
-
-	"kigo/engine/device"
 )
 
 // Stats are what the engine has done since it was made, for whoever watches it. The
@@ -78,19 +76,6 @@ func (o RequestOutcome) String() string {
 
 // Stats are the engine's own, which go on counting.
 func (e *Engine) Stats() *Stats { return &e.stats }
-
-// ran counts a step of one sequence.
-func (s *Stats) ran(took time.Duration, step *device.Step, q *sequence) {
-	if q == nil {
-		return // a load's first token
-	}
-	prompt, generated := 0, 0
-	for _, r := range step.Seqs {
-		n := min(max(q.prompt-r.Start, 0), r.Rows)
-		prompt, generated = prompt+n, generated+r.Rows-n
-	}
-	s.step(took, prompt, generated, len(step.Seqs))
-}
 
 // step counts a step of the device that had so many rows of prompts and of generated
 // tokens, of so many sequences.

@@ -11,12 +11,16 @@ import (
 
 	"kigo/engine/chat"
 	"kigo/engine/sample"
+	"kigo/engine/sched"
 	"kigo/engine/tokenizer"
 )
 
 // maxWrongTokens bounds what is said of a prompt of token ids that are all
 // wrong.
 const maxWrongTokens = 100
+
+// leastRetry is when to ask again at the earliest where the queue was full.
+const leastRetry = 100 * time.Millisecond
 
 // MaxLogprobs is how many alternatives for each token a request may ask for.
 const MaxLogprobs = 20
@@ -55,19 +59,16 @@ func (e *Engine) submit(ctx context.Context, r *Request, arrived time.Time) (*St
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, fmt.Errorf("request id: %w", err)
 	}
-	s := &Stream{
-		engine: e,
-		events: make(chan Event, max(e.cfg.StreamBuffer, 2)), // Prompt and the first token come together
-		started: Started{
-			ID:           hex.EncodeToString(id[:]),
-			Model:        m.info.Name,
-			PromptTokens: len(prompt),
-			Seed:         r.Sampling.Seed,
-		},
-	}
+	s := newStream(e, Started{
+		ID:           hex.EncodeToString(id[:]),
+		Model:        m.info.Name,
+		PromptTokens: len(prompt),
+		Seed:         r.Sampling.Seed,
+	})
 	if s.seq, err = newSequence(s, m, r, prompt, most, arrived); err != nil {
 		return nil, err
 	}
+	s.seq.deadline, _ = ctx.Deadline()
 	if err := e.admit(s); err != nil {
 		return nil, err
 	}
@@ -155,7 +156,7 @@ func (e *Engine) admit(s *Stream) error {
 	case len(e.streams) >= e.cfg.MaxConcurrent+e.cfg.MaxQueue:
 		return &RetryError{
 			Err:   fmt.Errorf("%w: %d requests", ErrQueueFull, len(e.streams)),
-			After: time.Second,
+			After: max(e.gauges.Load().retry, leastRetry),
 		}
 	}
 	e.streams[s.started.ID] = s
@@ -235,6 +236,9 @@ func (e *Engine) validate(m *served, r *Request) []Violation {
 	}
 	for _, v := range r.Sampling.Validate(m.vocab) {
 		bad("sampling."+v.Field, "%s", v.Reason)
+	}
+	if r.Priority < sched.MinPriority || r.Priority > sched.MaxPriority {
+		bad("priority", "must be from %d to %d, is %d", sched.MinPriority, sched.MaxPriority, r.Priority)
 	}
 	if r.MaxTokens < 0 {
 		bad("max_tokens", "%d is negative", r.MaxTokens)

@@ -79,8 +79,8 @@ KIGO_KERNEL(embed, EmbedParams) {
     let_next_start();
     wait_for_previous();
     uint32_t col = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
-    if (row == 0 && col < p.clears)
-        ((uint64_t *)p.clear)[col] = 0;
+    if (col == 0 && row < p.clears)
+        ((uint64_t *)p.clear)[row] = 0;
     if (col < p.table.cols)
         ((float *)p.out)[(uint64_t)row * p.table.cols + col] = dequantized(p.table, ((const int32_t *)p.tokens)[row], col);
 }

@@ -120,7 +120,7 @@ struct EmbedParams {
     Layout table;
     uint64_t tokens; // *int32, one for each row of the step
     uint64_t out;    // *float, rows x cols
-    uint64_t clear;  // *uint64, clears of them are set to 0
+    uint64_t clear;  // *uint64, set to 0 for each of the rows, but of clears at most
     uint32_t rows;
     uint32_t clears;
 };
@@ -251,13 +251,15 @@ struct AttendParams {
 };
 
 struct ChooseParams {
-    uint64_t logits; // *float, count of them
-    uint64_t bins;   // *uint32, 4,096, 0 at first
-    uint64_t found;  // *uint32, 0 at first: how many belong into the list
-    uint64_t list;   // *uint64, room for so many: rank above the complement of the number
+    uint64_t logits; // *float, rows of count
+    uint64_t rows;   // *uint32 by the launch's row: which row of logits it is
+    uint64_t wanted; // *uint32 by row: how many of its largest, at most most
+    uint64_t bins;   // *uint32 by row: 4,096 bins, how many belong into the list, padding; 0 at first
+    uint64_t list;   // *uint64 by row, room for so many: rank above the complement of the number
+    uint64_t out;    // *uint64 by row: how many belong into the list, then most of it
     uint32_t count;
-    uint32_t wanted;
-    uint32_t room;
+    uint32_t room; // at most 1,024
+    uint32_t most;
 };
 
 // What rate.cu repeats in one round: so many mma.m16n8k16 of each warp, or

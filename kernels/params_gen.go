@@ -96,7 +96,7 @@ type EmbedParams struct {
 	Table  Layout
 	Tokens uint64 // *int32, one for each row of the step
 	Out    uint64 // *float, rows x cols
-	Clear  uint64 // *uint64, clears of them are set to 0
+	Clear  uint64 // *uint64, set to 0 for each of the rows, but of clears at most
 	Rows   uint32
 	Clears uint32
 }
@@ -227,13 +227,15 @@ type AttendParams struct {
 }
 
 type ChooseParams struct {
-	Logits uint64 // *float, count of them
-	Bins   uint64 // *uint32, 4,096, 0 at first
-	Found  uint64 // *uint32, 0 at first: how many belong into the list
-	List   uint64 // *uint64, room for so many: rank above the complement of the number
+	Logits uint64 // *float, rows of count
+	Rows   uint64 // *uint32 by the launch's row: which row of logits it is
+	Wanted uint64 // *uint32 by row: how many of its largest, at most most
+	Bins   uint64 // *uint32 by row: 4,096 bins, how many belong into the list, padding; 0 at first
+	List   uint64 // *uint64 by row, room for so many: rank above the complement of the number
+	Out    uint64 // *uint64 by row: how many belong into the list, then most of it
 	Count  uint32
-	Wanted uint32
-	Room   uint32
+	Room   uint32 // at most 1,024
+	Most   uint32
 	_      [4]byte
 }
 
@@ -268,8 +270,10 @@ var table = [...]Kernel{
 	{Family: "attention", Name: "attend_one_32", Params: "AttendParams", Size: 136},
 	{Family: "attention", Name: "attend_one_64", Params: "AttendParams", Size: 136},
 	{Family: "attention", Name: "attend_one_96", Params: "AttendParams", Size: 136},
-	{Family: "choose", Name: "choose_collect", Params: "ChooseParams", Size: 48},
-	{Family: "choose", Name: "choose_count", Params: "ChooseParams", Size: 48},
+	{Family: "choose", Name: "choose_collect", Params: "ChooseParams", Size: 64},
+	{Family: "choose", Name: "choose_count", Params: "ChooseParams", Size: 64},
+	{Family: "choose", Name: "choose_largest", Params: "ChooseParams", Size: 64, Targets: []string{"sm_90a"}},
+	{Family: "choose", Name: "choose_sort", Params: "ChooseParams", Size: 64, Targets: []string{"sm_90a"}},
 	{Family: "embed", Name: "angles", Params: "AnglesParams", Size: 32},
 	{Family: "embed", Name: "dequantize", Params: "DequantizeParams", Size: 208},
 	{Family: "embed", Name: "embed", Params: "EmbedParams", Size: 216},

@@ -142,7 +142,8 @@ __device__ __forceinline__ void raise(const ProjectParams &p, uint32_t row, uint
         uint64_t other = __shfl_xor_sync(~0u, best, d);
         best = other > best ? other : best;
     }
-    if (threadIdx.x % 16 == 0 && best)
+    // Most are less than what is there already, which may be seen late.
+    if (threadIdx.x % 16 == 0 && best > ((const unsigned long long *)p.best)[row])
         atomicMax((unsigned long long *)p.best + row, (unsigned long long)best);
 }
 

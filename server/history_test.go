@@ -32,7 +32,7 @@ import (
 
 // The history tests check what clients of the real server see of their
 // streams: whatever happens to a request, its stream is a beginning of the one
-// that the same request gets alone, event for event, and ends exactly once.
+// that the same request gets alone, token for token, and ends exactly once.
 
 // history is a request and what its client saw of it.
 type history struct {
@@ -45,12 +45,19 @@ type history struct {
 
 // check says what is wrong with h, beyond what receive and add have found.
 func (h *history) check() error {
-	if len(h.tokens) > len(h.alone.tokens) {
-		return fmt.Errorf("%d events of tokens, alone %d", len(h.tokens), len(h.alone.tokens))
+	got, alone := joined(h.tokens), joined(h.alone.tokens)
+	if len(got.Ids) > len(alone.Ids) || !slices.Equal(got.Ids, alone.Ids[:len(got.Ids)]) {
+		return fmt.Errorf("tokens %v, alone %v", got.Ids, alone.Ids)
 	}
-	for i, e := range h.tokens {
-		if !proto.Equal(e, h.alone.tokens[i]) {
-			return fmt.Errorf("event %d is %v, alone %v", i, e, h.alone.tokens[i])
+	if !strings.HasPrefix(alone.Text, got.Text) {
+		return fmt.Errorf("text %q, alone %q", got.Text, alone.Text)
+	}
+	if len(got.Logprobs) > len(alone.Logprobs) {
+		return fmt.Errorf("%d logprobs, alone %d", len(got.Logprobs), len(alone.Logprobs))
+	}
+	for i, l := range got.Logprobs {
+		if !proto.Equal(l, alone.Logprobs[i]) {
+			return fmt.Errorf("logprob %d is %v, alone %v", i, l, alone.Logprobs[i])
 		}
 	}
 	switch {
@@ -62,6 +69,18 @@ func (h *history) check() error {
 		return fmt.Errorf("ended with all tokens after %d of %d", len(h.ids), h.request.GetMaxTokens())
 	}
 	return nil
+}
+
+// joined is all that events of tokens carry: a client that lags gets several tokens
+// in one event.
+func joined(events []*kigov1.Tokens) *kigov1.Tokens {
+	all := &kigov1.Tokens{}
+	for _, e := range events {
+		all.Ids = append(all.Ids, e.GetIds()...)
+		all.Text += e.GetText()
+		all.Logprobs = append(all.Logprobs, e.GetLogprobs()...)
+	}
+	return all
 }
 
 // ending is how h ended, in a few words.

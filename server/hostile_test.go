@@ -205,14 +205,9 @@ func goodRequests() []*kigov1.ExecuteRequest {
 
 // sameStream compares all of two streams but the request's id and the times.
 func sameStream(a, b *answer) bool {
-	if len(a.tokens) != len(b.tokens) || a.started.GetSeed() != b.started.GetSeed() ||
+	if !proto.Equal(joined(a.tokens), joined(b.tokens)) || a.started.GetSeed() != b.started.GetSeed() ||
 		a.started.GetPromptTokens() != b.started.GetPromptTokens() {
 		return false
-	}
-	for i := range a.tokens {
-		if !proto.Equal(a.tokens[i], b.tokens[i]) {
-			return false
-		}
 	}
 	x, y := proto.Clone(a.end).(*kigov1.End), proto.Clone(b.end).(*kigov1.End)
 	x.Timings, y.Timings = nil, nil

@@ -101,7 +101,7 @@ func TestEngineMetrics(t *testing.T) {
 	var queued, first, between time.Duration
 	var prompt, generated float64
 	requests := []*kigov1.ExecuteRequest{
-		textRequest("The sea is wide and deep and blue, and so is the sky above it, said the captain to the cook", 9), textRequest("x", 2), textRequest("The sea", 1),
+		textRequest(strings.Repeat("The sea is wide and deep and blue, and so is the sky above it, said the captain to the cook. ", 4), 9), textRequest("x", 2), textRequest("The sea", 1),
 	}
 	for _, r := range requests {
 		r.Sampling.IgnoreEnd = ptr(true)

@@ -30,6 +30,7 @@ type Options struct {
 	Prompts  []int // lengths whose prefill is measured, in tokens
 	Contexts []int // after how many tokens decoding is measured
 	Generate int   // tokens that it generates
+	Streams  []int // how many at one time generate as many
 	Profile  bool  // measure the kinds of operators, too
 
 	Version  string            // of the program, for the report
@@ -40,9 +41,10 @@ type Options struct {
 
 // The bounds of Options.
 const (
-	maxRuns   = 1000
-	maxTokens = 1 << 24
-	maxLists  = 32
+	maxRuns    = 1000
+	maxTokens  = 1 << 24
+	maxLists   = 32
+	maxStreams = 1024
 )
 
 // Check reports the first option that makes no sense, by the name of its flag.
@@ -63,8 +65,11 @@ func (o *Options) Check() error {
 	for _, n := range o.Contexts {
 		errs = append(errs, in("context", n, 0, maxTokens))
 	}
-	if len(o.Prompts) > maxLists || len(o.Contexts) > maxLists {
-		errs = append(errs, fmt.Errorf("prompt, context: at most %d of each", maxLists))
+	for _, n := range o.Streams {
+		errs = append(errs, in("streams", n, 1, maxStreams))
+	}
+	if len(o.Prompts) > maxLists || len(o.Contexts) > maxLists || len(o.Streams) > maxLists {
+		errs = append(errs, fmt.Errorf("prompt, context, streams: at most %d of each", maxLists))
 	}
 	for _, err := range errs {
 		if err != nil {
@@ -92,7 +97,7 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 			err = errors.Join(err, b.engine.Close())
 		}
 	}()
-	for _, measure := range []func(context.Context) error{b.loads, b.tokenizer, b.prefills, b.decodes, b.profiles} {
+	for _, measure := range []func(context.Context) error{b.loads, b.tokenizer, b.prefills, b.decodes, b.profiles, b.streams} {
 		if err := measure(ctx); err != nil {
 			return nil, err
 		}
@@ -184,14 +189,16 @@ func (b *bencher) rates(ctx context.Context, e *engine.Engine) error {
 }
 
 // open makes an engine without a model.
-func (b *bencher) open() (*engine.Engine, error) {
+func (b *bencher) open(set func(*engine.Config)) (*engine.Engine, error) {
 	cfg := engine.Config{
 		Device: b.Device, Threads: b.Threads,
 		MaxConcurrent: 1,
 		StreamBuffer:  1 << 12, // a reader that comes late holds nothing up
 		SlowReader:    time.Hour,
+		NoPrefixCache: true, // the same prompts come again
 		Log:           zerolog.Nop(),
 	}
+	set(&cfg)
 	if b.on == nil {
 		return engine.New(cfg)
 	}

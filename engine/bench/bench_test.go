@@ -99,6 +99,47 @@ func names(rows []Row) string {
 	return strings.Join(all, ", ")
 }
 
+// Many streams at one time: two rates of each number, of which the one while all
+// generate is counted from the last one's first token on.
+func TestStreams(t *testing.T) {
+	r, err := Run(t.Context(), Options{
+		File: tinyModel(t), Device: testenv.Device(t), Threads: 1, Runs: 2, Generate: 20, Streams: []int{5, 1, 5},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := names(r.Rows)
+	want := "streams 1: generating tokens/s, streams 1: in all tokens/s, streams 5: generating tokens/s, streams 5: in all tokens/s"
+	if !strings.Contains(got, want) {
+		t.Errorf("rows %s", got)
+	}
+	for _, row := range r.Rows {
+		if strings.HasPrefix(row.Name, "streams") && (!(row.Min > 0) || row.Runs != 2) {
+			t.Errorf("row %+v", row)
+		}
+	}
+	o := Options{Runs: 1, Generate: 1, Streams: []int{1, 1025}}
+	if err := o.Check(); err == nil || !strings.Contains(err.Error(), "streams") {
+		t.Errorf("1,025 streams: %v", err)
+	}
+
+	// The arithmetic, with times that are known.
+	done := 0
+	g := &gathering{n: 2, each: 3, begun: time.Now(), finished: func() { done++ }}
+	for _, take := range [][2]int{{0, 1}, {1, 1}, {2, 1}, {0, 1}} { // one has its tokens before the other starts
+		g.take(take[0], take[1])
+	}
+	if g.at != 4 || g.all.IsZero() || g.alone != 0 || done != 0 {
+		t.Errorf("after the start: %+v", g)
+	}
+	for had := 1; had < 7; had++ {
+		g.take(had, 1)
+	}
+	if !(g.alone > 0) || !(g.whole > 0) || done != 1 || g.tokens-g.at != 6 {
+		t.Errorf("at the end: %+v", g)
+	}
+}
+
 // On the tests' real device: every row there, with a limit where it has one.
 func TestRun(t *testing.T) {
 	var said []string

@@ -37,7 +37,7 @@ func (b *bencher) loads(ctx context.Context) error {
 		}
 		begun := time.Now()
 		var err error
-		if b.engine, err = b.open(); err != nil {
+		if b.engine, err = b.open(func(*engine.Config) {}); err != nil {
 			return 0, err
 		}
 		opened = append(opened, milliseconds(time.Since(begun)))
@@ -190,11 +190,7 @@ func (b *bencher) limit(r Row, tokens int, w Work) Row {
 
 // request generates greedily and waits for the end.
 func (b *bencher) request(ctx context.Context, prompt []int32, generate int) (*engine.End, error) {
-	params := sample.Defaults()
-	params.Temperature, params.IgnoreEnd = 0, true
-	stream, err := b.engine.Submit(ctx, engine.Request{
-		Tokens: prompt, Sampling: params, MaxTokens: generate, Logprobs: -1, PromptLogprobs: -1,
-	})
+	stream, err := b.submit(ctx, prompt, generate)
 	if err != nil {
 		return nil, err
 	}
@@ -211,6 +207,14 @@ func (b *bencher) request(ctx context.Context, prompt []int32, generate int) (*e
 		}
 		return ev.End, nil
 	}
+}
+
+func (b *bencher) submit(ctx context.Context, prompt []int32, generate int) (*engine.Stream, error) {
+	params := sample.Defaults()
+	params.Temperature, params.IgnoreEnd = 0, true
+	return b.engine.Submit(ctx, engine.Request{
+		Tokens: prompt, Sampling: params, MaxTokens: generate, Logprobs: -1, PromptLogprobs: -1,
+	})
 }
 
 // profileTimes is how often each kind of operator runs for its figure.

@@ -163,31 +163,35 @@ type Executable interface {
 	Close() error
 }
 
-// Chooser is an Executable that can tell which logit is the largest without
-// moving all of them to the host. Not every device has something to gain by it.
+// Chooser is an Executable that chooses among the logits where they are, so that
+// of most rows a few numbers travel. Not every device has something to gain by it.
 type Chooser interface {
-	// Begin performs a step like Run, but leaves the logits where they are
-	// until the next Begin or Run.
+	// Begin starts a step, by the rules of Run, and does not wait for its end.
+	// The step is the caller's again at once; the logits stay where they are
+	// until the next Begin or Run, which wait for a step that is under way.
 	Begin(step *Step) error
 
-	// Largest is the id and the value of the largest logit of row i of those
-	// that the step asked for; of equal ones the lowest id. A NaN among the
-	// logits may be taken for the largest or passed over.
-	Largest(i int) (id int32, logit float32, err error)
+	// Largest waits for the step's end and gives the largest logit of each row
+	// that it asked for; of equal ones that of the lowest id. A NaN among the
+	// logits may be taken for the largest or passed over. The slice is valid
+	// until the next Begin or Run.
+	Largest() ([]Ranked, error)
 
-	// Fetch returns the logits that Run would have returned.
-	Fetch() ([]float32, error)
+	// Top gives the largest logits of some rows, one list for each of wants,
+	// largest first and of equal ones the lowest id first. A list is nil when
+	// it cannot be told for less than all of the row's logits cost; Fetch does
+	// then. The lists are valid until the next call of any method.
+	Top(wants []Want) ([][]Ranked, error)
+
+	// Fetch gives the logits of some rows, which are counted among those that
+	// the step asked for, row-major. They are valid until the next call of any
+	// method.
+	Fetch(rows []int) ([]float32, error)
 }
 
-// Ranker is a Chooser that can tell the largest logits of a row.
-type Ranker interface {
-	Chooser
-
-	// Top is the n largest logits of row i, largest first and of equal ones the
-	// lowest id first. ok is false when they cannot be told for less than all
-	// logits cost; Fetch does then. The slice is valid until the next call.
-	Top(i, n int) (top []Ranked, ok bool, err error)
-}
+// Want asks for the N largest logits of a row, counted among those that a step
+// asked for.
+type Want struct{ Row, N int }
 
 // Ranked is a token with its logit.
 type Ranked struct {

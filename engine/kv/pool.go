@@ -1,22 +1,83 @@
-// Package kv hands out the blocks of a KV cache. It is a pure state machine:
-// no device, clock, goroutine or randomness. The memory behind the block
-// numbers is the device's.
+// Package kv hands out the blocks of a KV cache and finds the ones that hold
+// what a new sequence would compute again. It is a pure state machine: no
+// device, clock, goroutine or randomness. The memory behind the block numbers
+// is the device's.
+//
+// A block is in one of three places. It is held, by one owner or by several who
+// only read it; it is free; or it is cached: nobody holds it, but it has a key,
+// and whoever asks for that key gets it back with its contents. Cached blocks
+// are as good as free ones: when no block is free, the one that was let go
+// first loses its key and is handed out.
 package kv
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrNotHeld says that a block was given back that nobody holds, or shared or
+// published by somebody who does not hold it: a bug of the caller's, by which
+// two sequences would write to the same memory.
+var ErrNotHeld = errors.New("kv: the block is not in use")
 
 // Pool hands out block numbers from 0 to its size. Not for concurrent use.
 type Pool struct {
 	blockSize int
+	blocks    []block
 	free      []int32 // a stack: the block freed last is used first, while it is warm
-	used      []bool  // by block, to catch a block that is freed twice
+
+	// Blocks with a key, held ones too, by the first bits of the key: a table
+	// of chains, because it must not grow, and a Go map of which entries come
+	// and go may.
+	index []int32
+	keyed int
+
+	// Cached blocks, in the order in which they were let go.
+	oldest, newest int32
+	cached         int
+	evicted        uint64
+}
+
+// none ends lists and chains of block numbers.
+const none int32 = -1
+
+type place uint8
+
+const (
+	isFree place = iota
+	isHeld
+	isCached
+)
+
+type block struct {
+	at    place
+	keyed bool
+	refs  int32 // owners
+	key   Key
+	chain int32 // the next one in the index's chain
+
+	older, newer int32 // neighbours among the cached ones
 }
 
 // NewPool makes a pool of blocks blocks of blockSize tokens each.
 func NewPool(blocks, blockSize int) *Pool {
-	p := &Pool{blockSize: blockSize, free: make([]int32, blocks), used: make([]bool, blocks)}
+	p := &Pool{
+		blockSize: blockSize,
+		blocks:    make([]block, blocks),
+		free:      make([]int32, blocks),
+		oldest:    none,
+		newest:    none,
+	}
 	for i := range p.free {
 		p.free[i] = int32(blocks - 1 - i)
+	}
+	buckets := 1
+	for buckets < blocks {
+		buckets *= 2
+	}
+	p.index = make([]int32, buckets)
+	for i := range p.index {
+		p.index[i] = none
 	}
 	return p
 }
@@ -25,47 +86,88 @@ func NewPool(blocks, blockSize int) *Pool {
 func (p *Pool) BlockSize() int { return p.blockSize }
 
 // Total is the number of blocks in all.
-func (p *Pool) Total() int { return len(p.used) }
+func (p *Pool) Total() int { return len(p.blocks) }
 
-// Free is the number of blocks that can be had.
-func (p *Pool) Free() int { return len(p.free) }
+// Free is the number of blocks that can be had, cached ones included.
+func (p *Pool) Free() int { return len(p.free) + p.cached }
 
 // Used is the number of blocks in somebody's hands.
-func (p *Pool) Used() int { return len(p.used) - len(p.free) }
+func (p *Pool) Used() int { return len(p.blocks) - p.Free() }
+
+// Cached is the number of blocks that nobody holds and that can be found by
+// their key.
+func (p *Pool) Cached() int { return p.cached }
+
+// Evicted counts the cached blocks that lost their key for want of free ones.
+func (p *Pool) Evicted() uint64 { return p.evicted }
 
 // BlocksFor is the number of blocks that hold so many tokens.
 func (p *Pool) BlocksFor(tokens int) int { return (tokens + p.blockSize - 1) / p.blockSize }
 
-// Take hands out n blocks, or none and false when fewer are free.
+// Owners is the number of owners of a block.
+func (p *Pool) Owners(b int32) int { return int(p.blocks[b].refs) }
+
+// Keyed says whether a block has a key: it is full, and not to be written to.
+func (p *Pool) Keyed(b int32) bool { return p.blocks[b].keyed }
+
+// Take hands out n blocks, or none and false when fewer can be had.
 func (p *Pool) Take(n int) ([]int32, bool) {
-	if n < 0 || n > len(p.free) {
+	if n < 0 || n > p.Free() {
 		return nil, false
 	}
-	cut := len(p.free) - n
-	blocks := make([]int32, n)
-	for i := range blocks {
-		blocks[i] = p.free[len(p.free)-1-i]
-		p.used[blocks[i]] = true
-	}
-	p.free = p.free[:cut]
-	return blocks, true
+	return p.Append(make([]int32, 0, n), n)
 }
 
-// Give takes blocks back. A block that is not in use is a bug of the caller's
-// which would hand the same memory to two sequences, so it is reported and
-// nothing of the call is carried out.
+// Append hands out n blocks with one owner each and appends them to held. When
+// fewer can be had, it hands out none and is false.
+func (p *Pool) Append(held []int32, n int) ([]int32, bool) {
+	if n < 0 || n > p.Free() {
+		return held, false
+	}
+	for range n {
+		if len(p.free) == 0 {
+			p.evict()
+		}
+		last := len(p.free) - 1
+		b := p.free[last]
+		p.free = p.free[:last]
+		p.blocks[b].at, p.blocks[b].refs = isHeld, 1
+		held = append(held, b)
+	}
+	return held, true
+}
+
+// Give takes one owner away from each block. Those that have none left are
+// cached if they have a key, and free otherwise. Of several cached together the
+// last one counts as let go first: a sequence's later blocks are of no use
+// without the earlier ones.
+//
+// With an error, ErrNotHeld, nothing of the call is carried out.
 func (p *Pool) Give(blocks []int32) error {
 	for i, b := range blocks {
-		if b < 0 || int(b) >= len(p.used) || !p.used[b] {
+		if !p.holds(b) {
 			for _, undo := range blocks[:i] {
-				p.used[undo] = true
+				p.blocks[undo].refs++
 			}
-			return fmt.Errorf("kv: block %d is not in use", b)
+			return fmt.Errorf("%w: block %d", ErrNotHeld, b)
 		}
-		p.used[b] = false
+		p.blocks[b].refs--
 	}
 	for i := len(blocks) - 1; i >= 0; i-- {
-		p.free = append(p.free, blocks[i])
+		b := blocks[i]
+		switch k := &p.blocks[b]; {
+		case k.at != isHeld || k.refs > 0: // others hold it, or it was listed twice
+		case k.keyed:
+			p.cache(b)
+		default:
+			k.at = isFree
+			p.free = append(p.free, b)
+		}
 	}
 	return nil
+}
+
+// holds says whether somebody holds the block.
+func (p *Pool) holds(b int32) bool {
+	return b >= 0 && int(b) < len(p.blocks) && p.blocks[b].refs > 0
 }

@@ -1,28 +1,46 @@
 package sched_test
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
-	"kigo/engine/kv"
 	"kigo/engine/sched"
 )
 
-var rewrite = flag.Bool("rewrite", false, "rewrite the expected output of the scripts")
+var update = flag.Bool("update", false, "rewrite the expected output of the scripts")
 
-// TestScripts runs testdata/*.txt. A script is a list of paragraphs: command
-// lines, a line of four dashes, and what the commands print. The first
-// command is
+// TestScripts runs testdata/*.txt. A script begins with a comment that says what
+// it shows, and is a list of paragraphs: command lines, a line of four dashes,
+// and what the commands print. The first command is
 //
-//	config blocks=8 size=4 running=2 waiting=2 chunk=4
+//	config blocks=8 size=4 running=2 waiting=2
 //
-// and the others are add ID prompt=N most=N, step (one step, whose sequence
-// generates a token if its logits were asked for), run N (as many steps at
-// most), pause ID, resume ID, remove ID.
+// with, where they matter, rows=16 chunk=16 aging=1000 tenants=8 pertenant=0,
+// cost=10+0 (the ns that a step takes: so many, and so many for each row), and
+// reuse for the prefix cache. The others are
+//
+//	add 1,2 prompt=8 most=12   samples of one prompt; also tenant= prio= deadline= all
+//	step, run N                one step, as many steps at most; a sequence whose
+//	                           logits are wanted gets a token, and ends at its most
+//	begin, end, fail           a step in two parts: plan it; it has run; it has not
+//	wait N                     N ns pass
+//	pause ID, resume ID, remove ID
+//	stats
+//
+// A prompt of x:8+y:4 is 8 tokens of a text x, then 4 of y; prompt=8 is nobody
+// else's; g1 is what sequence 1 generates. Token by token, a text is the same
+// at the same position only.
+//
+// A step is printed as its time and, for each sequence, its first row + rows, its
+// blocks, and a * if its logits are wanted:
+//
+//	20: #1 5+1 [0 1]*, #2 0+4 [2 3]
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -34,21 +52,29 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if !strings.HasPrefix(string(raw), "# ") {
+				t.Error("the script does not say what it shows")
+			}
 			m := &machine{}
 			var out []string
 			for _, part := range strings.Split(strings.TrimSpace(string(raw)), "\n\n") {
 				commands, _, _ := strings.Cut(part, "\n----")
 				m.printed.Reset()
 				for _, line := range strings.Split(commands, "\n") {
-					if !strings.HasPrefix(line, "#") {
-						m.do(t, line)
+					if strings.HasPrefix(line, "#") {
+						continue
+					}
+					if err := m.do(line); err != nil {
+						t.Fatalf("%q: %v", line, err)
+					}
+					if err := m.w.check(); err != nil {
+						t.Fatalf("after %q: %v", line, err)
 					}
 				}
-				m.check(t)
 				out = append(out, commands+"\n----\n"+m.printed.String())
 			}
 			got := strings.Join(out, "\n")
-			if *rewrite {
+			if *update {
 				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
 				}
@@ -61,99 +87,199 @@ func TestScripts(t *testing.T) {
 
 // machine runs a script's commands.
 type machine struct {
-	s       *sched.Scheduler
-	pool    *kv.Pool
-	held    map[sched.ID]int // blocks that plans have shown, by sequence
-	left    map[sched.ID]int // tokens to generate
-	printed strings.Builder
+	w            *world
+	fixed, slope int64 // what a step takes
+	printed      strings.Builder
 }
 
-func (m *machine) do(t *testing.T, line string) {
+func (m *machine) print(format string, args ...any) { fmt.Fprintf(&m.printed, format+"\n", args...) }
+
+func (m *machine) do(line string) error {
 	word, rest, _ := strings.Cut(line, " ")
-	var id sched.ID
-	var prompt, most, n int
-	scan := func(format string, args ...any) {
-		if _, err := fmt.Sscanf(rest, format, args...); err != nil {
-			t.Fatalf("%q: %v", line, err)
-		}
-	}
+	args := options(rest)
 	switch word {
 	case "config":
-		var c sched.Config
-		var blocks, size int
-		scan("blocks=%d size=%d running=%d waiting=%d chunk=%d", &blocks, &size, &c.MaxRunning, &c.MaxWaiting, &c.ChunkRows)
-		m.pool = kv.NewPool(blocks, size)
-		m.s = sched.New(c, m.pool)
-		m.held, m.left = map[sched.ID]int{}, map[sched.ID]int{}
+		return m.config(args)
 	case "add":
-		scan("%d prompt=%d most=%d", &id, &prompt, &most)
-		if err := m.s.Add(id, prompt, most); err != nil {
-			fmt.Fprintf(&m.printed, "refused: %v\n", err)
-			return
+		ids, r, err := request(args)
+		if err != nil {
+			return err
 		}
-		m.left[id] = most - prompt
+		var full *sched.FullError
+		if err := m.w.add(r, ids...); errors.As(err, &full) {
+			m.print("refused: %v; again in %d", err, full.After)
+		} else if err != nil {
+			m.print("refused: %v", err)
+		}
+		return nil
+	case "wait":
+		m.w.now += int64(args.number("", 0))
+		return nil
+	case "stats":
+		st := m.w.s.Stats()
+		m.print("running %d, waiting %d, paused %d; blocks %d used, %d cached of %d; rows %d, %d again, %d reused; preempted %d, expired %d; tenants %d",
+			m.w.s.Running(), m.w.s.Waiting(), st.Paused, m.w.pool.Used(), m.w.pool.Cached(), m.w.pool.Total(),
+			st.Rows, st.Again, st.Reused, st.Preempted, st.Expired, st.Tenants)
+		return nil
 	case "step":
-		m.step(t)
+		_, err := m.step()
+		return err
 	case "run":
-		scan("%d", &n)
-		for range n {
-			if !m.step(t) {
-				return
+		for range args.number("", 0) {
+			if again, err := m.step(); err != nil || !again {
+				return err
 			}
 		}
+		return nil
+	case "begin":
+		_, err := m.begin()
+		return err
+	case "end", "fail":
+		return m.end(word == "end")
+	}
+	id := sched.ID(args.number("", 0))
+	switch word {
 	case "pause":
-		scan("%d", &id)
-		m.s.Pause(id)
+		m.w.pause(id, true)
 	case "resume":
-		scan("%d", &id)
-		m.s.Resume(id)
+		m.w.pause(id, false)
 	case "remove":
-		scan("%d", &id)
-		m.s.Remove(id)
-		delete(m.held, id)
-		delete(m.left, id)
+		m.w.remove(id)
 	default:
-		t.Fatalf("unknown command %q", line)
+		return fmt.Errorf("unknown command")
 	}
-	if word != "step" && word != "run" {
-		fmt.Fprintf(&m.printed, "%s: running %d, waiting %d, blocks %d of %d\n", line, m.s.Running(), m.s.Waiting(), m.pool.Used(), m.pool.Total())
-	}
+	return nil
 }
 
-func (m *machine) step(t *testing.T) bool {
-	p, ok := m.s.Next()
-	if !ok {
-		fmt.Fprintln(&m.printed, "nothing to do")
-		return false
+func (m *machine) config(args settings) (err error) {
+	cfg := sched.Config{
+		MaxRunning:   args.number("running", 2),
+		MaxWaiting:   args.number("waiting", 2),
+		MaxPerTenant: args.number("pertenant", 0),
+		MaxRows:      args.number("rows", 16),
+		ChunkRows:    args.number("chunk", 16),
+		Aging:        int64(args.number("aging", 1000)),
+		MaxTenants:   args.number("tenants", 8),
+		Reuse:        args.has("reuse"),
+		Salt:         "model",
 	}
-	fmt.Fprintf(&m.printed, "%d: rows %d+%d, blocks %v, logits %t\n", p.ID, p.Start, p.Rows, p.Blocks, p.Logits)
-	m.held[p.ID] = len(p.Blocks)
-	if need := m.pool.BlocksFor(p.Start + p.Rows); len(p.Blocks) < need {
-		t.Errorf("sequence %d has %d blocks for %d tokens", p.ID, len(p.Blocks), p.Start+p.Rows)
-	}
-	m.s.Done(p)
-	if !p.Logits {
-		return true
-	}
-	if m.left[p.ID]--; m.left[p.ID] > 0 {
-		if err := m.s.Grow(p.ID); err != nil {
-			t.Error(err)
+	m.fixed, m.slope = 10, 0
+	if cost, ok := args["cost"]; ok {
+		if _, err := fmt.Sscanf(cost, "%d+%d", &m.fixed, &m.slope); err != nil {
+			return err
 		}
-		return true
 	}
-	m.s.Remove(p.ID)
-	delete(m.held, p.ID)
-	fmt.Fprintf(&m.printed, "%d ends\n", p.ID)
-	return true
+	m.w, err = newWorld(cfg, args.number("blocks", 8), args.number("size", 4))
+	return err
 }
 
-// check holds the blocks in sequences' hands against the pool's own count.
-func (m *machine) check(t *testing.T) {
-	held := 0
-	for _, n := range m.held {
-		held += n
+func (m *machine) step() (bool, error) {
+	if again, err := m.begin(); err != nil || !again {
+		return false, err
 	}
-	if held > m.pool.Used() || m.pool.Used()+m.pool.Free() != m.pool.Total() {
-		t.Errorf("sequences hold %d blocks; pool: %d used, %d free of %d", held, m.pool.Used(), m.pool.Free(), m.pool.Total())
+	return true, m.end(true)
+}
+
+func (m *machine) begin() (bool, error) {
+	p, err := m.w.begin()
+	if errors.Is(err, errInFlight) {
+		m.print("%d: a step is in flight", m.w.now)
+		return true, nil
 	}
+	if err != nil {
+		return false, err
+	}
+	if len(p.Expired) > 0 {
+		m.print("%d: expired %v", m.w.now, p.Expired)
+	}
+	if len(p.Preempted) > 0 {
+		m.print("%d: preempted %v", m.w.now, p.Preempted)
+	}
+	var works []string
+	for _, w := range p.Work {
+		star := ""
+		if w.Logits {
+			star = "*"
+		}
+		works = append(works, fmt.Sprintf("#%d %d+%d %v%s", w.ID, w.Start, w.Rows, w.Blocks, star))
+	}
+	switch {
+	case len(works) > 0:
+		m.print("%d: %s", m.w.now, strings.Join(works, ", "))
+	case p.Wake != 0:
+		m.print("%d: nothing to do until %d", m.w.now, p.Wake)
+	default:
+		m.print("%d: nothing to do", m.w.now)
+	}
+	return len(works) > 0, nil
+}
+
+func (m *machine) end(ran bool) error {
+	if m.w.plan == nil {
+		return fmt.Errorf("no step is in flight")
+	}
+	ended, err := m.w.end(m.fixed+m.slope*int64(m.w.plan.Rows), ran)
+	for _, id := range ended {
+		m.print("#%d ends", id)
+	}
+	return err
+}
+
+// settings are the key=value words of a line; what has no key has "".
+type settings map[string]string
+
+func options(line string) settings {
+	s := settings{}
+	for _, word := range strings.Fields(line) {
+		key, value, ok := strings.Cut(word, "=")
+		if !ok && s[""] == "" {
+			key, value = "", word
+		}
+		s[key] = value
+	}
+	return s
+}
+
+func (s settings) has(key string) bool {
+	_, ok := s[key]
+	return ok || s[""] == key
+}
+
+func (s settings) number(key string, otherwise int) int {
+	if n, err := strconv.Atoi(s[key]); err == nil {
+		return n
+	}
+	return otherwise
+}
+
+// request reads the words of add.
+func request(args settings) (ids []sched.ID, r *sched.Request, err error) {
+	for _, word := range strings.Split(args[""], ",") {
+		id, err := strconv.ParseUint(word, 10, 64)
+		if err != nil {
+			return nil, nil, err
+		}
+		ids = append(ids, sched.ID(id))
+	}
+	r = &sched.Request{
+		Most:     args.number("most", 0),
+		Tenant:   args["tenant"],
+		Priority: args.number("prio", 0),
+		Deadline: int64(args.number("deadline", 0)),
+		AllRows:  args.has("all"),
+	}
+	for _, part := range strings.Split(args["prompt"], "+") {
+		text, count := "only"+args[""], part
+		if t, n, ok := strings.Cut(part, ":"); ok {
+			text, count = t, n
+		}
+		n, err := strconv.Atoi(count)
+		if err != nil {
+			return nil, nil, fmt.Errorf("prompt part %q: %w", part, err)
+		}
+		for range n {
+			r.Tokens = append(r.Tokens, token(text, len(r.Tokens)))
+		}
+	}
+	return ids, r, nil
 }

@@ -24,8 +24,9 @@ func (a *app) benchCommand() *cobra.Command {
 		Short: "Measure load, tokenizer, prefill and decode of a model",
 		Long: `Measures, in this process, how long a model file takes to load (read, proven and
 ready for the first token), how fast its tokenizer is, and how many tokens a second
-it processes of a prompt and generates after one, one request at a time. Each figure
-is the median of several runs, with the extremes beside it.
+it processes of a prompt and generates after one, one request at a time, and with
+--streams of many at one time. Each figure is the median of several runs, with the
+extremes beside it.
 
 Beside a figure stands the most that the device could do, and the share of it. A token
 cannot be generated faster than the weights and the context's keys and values are
@@ -59,6 +60,7 @@ what has taken a minute.`,
 	f.IntSliceVar(&o.Prompts, "prompt", []int{512, 2048}, "`tokens` of a prompt; may be given several times")
 	f.IntSliceVar(&o.Contexts, "context", []int{0, 4096}, "`tokens` before those that are generated; may be given several times")
 	f.IntVar(&o.Generate, "generate", 128, "tokens to generate")
+	f.IntSliceVar(&o.Streams, "streams", nil, "`requests` at one time, each with --generate tokens after 128; may be given several times")
 	f.BoolVar(&o.Profile, "profile", false, "measure each kind of operator of a step, on a GPU")
 	f.BoolVar(&o.asJSON, "json", false, "print JSON")
 	f.StringVar(&o.compare, "compare", "", "`file` that --json wrote earlier, to be compared with")

@@ -173,6 +173,9 @@ func childEngine(kind string, cfg engine.Config) (*engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if kind == "paced" {
+		return engine.NewOn(cfg, scripted.NewPaced(on, scripted.Pace{Step: pacedStep, Rows: 2048, Next: pacedNext}))
+	}
 	var loading atomic.Bool // a load is stuck in the device
 	return engine.NewOn(cfg, scripted.New(on, func(call string, n int) error {
 		if call == "Run" {

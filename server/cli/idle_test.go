@@ -128,7 +128,7 @@ func openIdleHTTP(address string) (net.Conn, error) {
 }
 
 // memory is the process's resident memory in bytes, once it has settled.
-func (c *process) memory(t *testing.T) int {
+func (c *process) memory(t testing.TB) int {
 	t.Helper()
 	last := 0
 	for range 50 {
@@ -142,7 +142,7 @@ func (c *process) memory(t *testing.T) int {
 	return last
 }
 
-func (c *process) rss(t *testing.T) int {
+func (c *process) rss(t testing.TB) int {
 	t.Helper()
 	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", c.cmd.Process.Pid))
 	if err != nil {

@@ -51,7 +51,7 @@ var buildKigo = sync.OnceValues(func() (string, error) {
 })
 
 // tinyModel writes a model of random weights with a long context.
-func tinyModel(t *testing.T) string {
+func tinyModel(t testing.TB) string {
 	t.Helper()
 	shape, err := synth.ShapeByName("tiny")
 	if err != nil {
@@ -87,14 +87,23 @@ type process struct {
 
 // startProcess runs kigo serve on free ports. It is killed at the test's end if
 // it has not ended by then.
-func startProcess(t *testing.T, args ...string) *process {
+func startProcess(t testing.TB, args ...string) *process {
 	t.Helper()
 	kigo, err := buildKigo()
 	if err != nil {
 		t.Fatal(err)
 	}
-	args = append([]string{"serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--log-format", "json"}, args...)
-	c := &process{cmd: exec.Command(kigo, args...), grown: make(chan struct{}), ended: make(chan struct{})}
+	return follow(t, exec.Command(kigo, serveArgs(args)...))
+}
+
+func serveArgs(args []string) []string {
+	return append([]string{"serve", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--log-format", "json"}, args...)
+}
+
+// follow starts a command that serves.
+func follow(t testing.TB, cmd *exec.Cmd) *process {
+	t.Helper()
+	c := &process{cmd: cmd, grown: make(chan struct{}), ended: make(chan struct{})}
 	stderr, err := c.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +143,7 @@ func (c *process) log() []string {
 }
 
 // expect waits for a message in the log.
-func (c *process) expect(t *testing.T, message string) map[string]any {
+func (c *process) expect(t testing.TB, message string) map[string]any {
 	t.Helper()
 	timeout := time.After(patience)
 	for seen := 0; ; {

@@ -88,7 +88,7 @@ func newLayer(t *testing.T, cfg Config) *layer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.exec, err = d.Compile(p, w, c, device.CompileOptions{MaxRows: 24}); err != nil {
+	if l.exec, err = d.Compile(p, w, c, device.CompileOptions{MaxRows: 256}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -131,6 +131,41 @@ func TestStepsAllocateNothing(t *testing.T) {
 				t.Errorf("%v allocations a step", n)
 			}
 		})
+	}
+}
+
+// Nor does one with rows of many sequences, of which some have chunks of prompts, in
+// changing numbers.
+func TestStepsOfManySequencesAllocateNothing(t *testing.T) {
+	l := newLayer(t, Config{Threads: 2})
+	var steps []*device.Step
+	for _, n := range []int{32, 256, 57, 200} {
+		step := &device.Step{}
+		for i := 0; len(step.Tokens) < n; i++ {
+			rows := 1
+			if i%9 == 8 {
+				rows = min(20, n-len(step.Tokens))
+			}
+			for range rows {
+				step.Tokens = append(step.Tokens, int32(len(step.Tokens)%80))
+			}
+			step.Seqs = append(step.Seqs, device.SeqRows{Rows: rows, Start: i % 12, Blocks: []int32{int32(i % 64), int32((i + 1) % 64)}})
+			step.Logits = append(step.Logits, len(step.Tokens)-1)
+		}
+		steps = append(steps, step)
+	}
+	n := 0
+	run := func() {
+		if _, err := l.exec.Run(steps[n%len(steps)]); err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	for range 2 * len(steps) {
+		run()
+	}
+	if allocs := testing.AllocsPerRun(40, run); allocs > 0 {
+		t.Errorf("%v allocations a step", allocs)
 	}
 }
 

@@ -167,7 +167,8 @@ func groups(p *device.Program) (heads, group int) {
 // read half as often.
 func (s *stepShape) tile(step *device.Step, heads, group, multiprocessors int) {
 	many, longest := 0, 0
-	for _, q := range step.Seqs {
+	for i := range step.Seqs {
+		q := &step.Seqs[i]
 		if q.Rows > aloneRows {
 			many += q.Rows
 		} else {
@@ -184,8 +185,8 @@ func (s *stepShape) tile(step *device.Step, heads, group, multiprocessors int) {
 		queries = 128
 	}
 	s.tileRows = max(1, queries/group)
-	for _, q := range step.Seqs {
-		if q.Rows > aloneRows {
+	for i := range step.Seqs {
+		if q := &step.Seqs[i]; q.Rows > aloneRows {
 			s.tiles += ceilDiv(q.Rows, s.tileRows)
 		}
 	}
@@ -196,11 +197,13 @@ func (s *stepShape) tile(step *device.Step, heads, group, multiprocessors int) {
 const tileInts = 4
 
 // writeTiles lists what attend_one takes, then what attend_many takes: the end
-// of a prompt first, because it takes longest.
-func writeTiles(to []int32, step *device.Step, s *stepShape) {
+// of a prompt first, because it takes longest. Rows that fill a step up are alone at
+// position 0 of the first table.
+func writeTiles(to []int32, step *device.Step, s *stepShape, blockSize int) {
 	alone, many := to[:0:tileInts*s.alone], to[tileInts*s.alone:][:0]
-	row, table := 0, 0
-	for _, q := range step.Seqs {
+	row, table := 0, 1
+	for i := range step.Seqs {
+		q := &step.Seqs[i]
 		size := s.tileRows
 		if q.Rows <= aloneRows {
 			size = 1
@@ -214,6 +217,9 @@ func writeTiles(to []int32, step *device.Step, s *stepShape) {
 			}
 		}
 		row += q.Rows
-		table += len(q.Blocks)
+		table += ceilDiv(q.Start+q.Rows, blockSize)
+	}
+	for ; row < s.rows; row++ {
+		alone = append(alone, int32(row), 1, 0, 0)
 	}
 }

@@ -16,17 +16,17 @@ func TestTilesHaveEveryRow(t *testing.T) {
 				step := &device.Step{}
 				type place struct{ position, table int32 }
 				var want []place
-				tables := 0
+				tables := 1 // behind that of the rows that fill up a step
 				for i, rows := range seqs {
-					q := device.SeqRows{Rows: rows, Start: 5 * i, Blocks: make([]int32, (5*i+rows+15)/16)}
+					q := device.SeqRows{Rows: rows, Start: 5 * i, Blocks: make([]int32, (5*i+rows+15)/16+i)} // more than it needs yet
 					for r := range rows {
 						want = append(want, place{int32(q.Start + r), int32(tables)})
 					}
 					step.Tokens = append(step.Tokens, make([]int32, rows)...)
 					step.Seqs = append(step.Seqs, q)
-					tables += len(q.Blocks)
+					tables += (5*i + rows + 15) / 16
 				}
-				alone, tiles := cuda.Tiles(step, c.heads, c.group, c.multiprocessors)
+				alone, tiles := cuda.Tiles(step, c.heads, c.group, c.multiprocessors, 16)
 				if len(tiles) > len(step.Tokens) {
 					t.Errorf("%d tiles of %d rows: there is no room for them", len(tiles), len(step.Tokens))
 				}

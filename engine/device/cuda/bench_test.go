@@ -121,6 +121,9 @@ func BenchmarkDecode(b *testing.B) {
 						if err := c.Begin(step); err != nil {
 							b.Fatal(err)
 						}
+						if _, err := c.Largest(); err != nil {
+							b.Fatal(err)
+						}
 						n++
 					}
 					b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "tokens/s")
@@ -137,6 +140,77 @@ func BenchmarkDecode(b *testing.B) {
 					b.Logf("%-12s %6.2f us each, %4d a step: %8.1f us", t.Name, us/float64(len(t.Ops)), len(t.Ops), us)
 				}
 			})
+		})
+	}
+}
+
+// BenchmarkBatch generates a token each for many sequences at a time, and chooses them:
+// by the largest logit, and by the 40 largest.
+func BenchmarkBatch(b *testing.B) {
+	for _, m := range []string{"qwen2.5-0.5b/f16", "qwen2.5-0.5b/q4_k_m", "llama-3.1-8b/q4_k_m"} {
+		shape, format := filepath.Dir(m), filepath.Base(m)
+		b.Run(m, func(b *testing.B) {
+			const most, context = 256, 192
+			l := synthetic(b, shape, format, most*(context+128))
+			chooser := l.x.(device.Chooser)
+			stepOf := func(rows, at int) *device.Step {
+				step := &device.Step{}
+				for i := range rows {
+					q := device.SeqRows{Rows: 1, Start: context + at%128}
+					for j := range (context + 128) / 16 {
+						q.Blocks = append(q.Blocks, int32(i*(context+128)/16+j))
+					}
+					step.Tokens, step.Seqs, step.Logits = append(step.Tokens, int32(at%1000)), append(step.Seqs, q), append(step.Logits, i)
+				}
+				return step
+			}
+			for _, rows := range []int{1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256} {
+				var wants []device.Want
+				for i := range rows {
+					wants = append(wants, device.Want{Row: i, N: 40})
+				}
+				for _, top := range []bool{false, true} {
+					name := fmt.Sprintf("rows%d/largest", rows)
+					if top {
+						name = fmt.Sprintf("rows%d/top40", rows)
+					}
+					b.Run(name, func(b *testing.B) {
+						steps := make([]*device.Step, 128)
+						for i := range steps {
+							steps[i] = stepOf(rows, i)
+						}
+						n := 0
+						for b.Loop() {
+							if err := chooser.Begin(steps[n%len(steps)]); err != nil {
+								b.Fatal(err)
+							}
+							if _, err := chooser.Largest(); err != nil {
+								b.Fatal(err)
+							}
+							if top {
+								if _, err := chooser.Top(wants); err != nil {
+									b.Fatal(err)
+								}
+							}
+							n++
+						}
+						b.ReportMetric(float64(n*rows)/b.Elapsed().Seconds(), "tokens/s")
+					})
+				}
+				if rows != 8 && rows != 32 && rows != 256 {
+					continue
+				}
+				b.Run(fmt.Sprintf("rows%d/parts", rows), func(b *testing.B) {
+					parts, err := l.x.(device.Profiler).Profile(stepOf(rows, 0), 5)
+					if err != nil {
+						b.Fatal(err)
+					}
+					for _, t := range parts {
+						us := float64(t.Time.Nanoseconds()) / 1e3
+						b.Logf("%-12s %6.2f us each, %4d a step: %8.1f us", t.Name, us/float64(len(t.Ops)), len(t.Ops), us)
+					}
+				})
+			}
 		})
 	}
 }

@@ -10,11 +10,12 @@ import (
 )
 
 // cache holds keys and values as float16: for each layer all keys, then all
-// values, as [block][kv head][token in block][head dim].
+// values, as [block][kv head][token in block][head dim]. Behind the blocks there is
+// one that is nobody's: what fills up a recorded step writes there.
 type cache struct {
 	dev    *Device
 	shape  device.CacheShape
-	blocks int
+	blocks int // without nobody's, which has the number after the last
 	mem    buffer
 	closed atomic.Bool
 }
@@ -29,8 +30,8 @@ func (d *Device) CacheBlockBytes(s device.CacheShape) uint64 {
 // NewCache takes the memory of all blocks.
 func (d *Device) NewCache(shape device.CacheShape, blocks int) (device.Cache, error) {
 	size := uint64(2 * cacheElement)
-	for _, n := range []int{shape.Layers, shape.KVHeads, shape.HeadDim, shape.BlockSize, blocks} {
-		if n < 1 {
+	for _, n := range []int{shape.Layers, shape.KVHeads, shape.HeadDim, shape.BlockSize, blocks + 1} {
+		if n < 1 || blocks < 1 {
 			return nil, fmt.Errorf("KV cache: %+v with %d blocks", shape, blocks)
 		}
 		hi, lo := bits.Mul64(size, uint64(n))
@@ -71,7 +72,7 @@ func (c *cache) Close() error {
 // layer is a layer's part for the kernels.
 func (c *cache) layer(n int) kernels.CacheLayer {
 	s := c.shape
-	part := uint64(c.blocks) * uint64(s.KVHeads) * uint64(s.HeadDim) * uint64(s.BlockSize) * cacheElement
+	part := uint64(c.blocks+1) * uint64(s.KVHeads) * uint64(s.HeadDim) * uint64(s.BlockSize) * cacheElement
 	keys := uint64(c.mem.ptr) + 2*part*uint64(n)
 	return kernels.CacheLayer{
 		Keys: keys, Values: keys + part,

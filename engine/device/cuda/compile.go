@@ -1,6 +1,7 @@
 package cuda
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -34,26 +35,25 @@ type executable struct {
 	partMax int    // floats there
 	counts  uint64 // of units that are done; 0 between steps
 
-	in    inputs
-	heads int             // of attention, at most
-	group int             // that share a KV head, at most
-	ropes map[int]*rotate // by layer
-	last  *logits
-	shape stepShape // of the last step
-	held  int       // the first of its rows whose logits are in logits
-	best  uint64    // ranks of the largest logits of logitRows rows
-	ranks []byte    // the same, pinned
+	in     inputs
+	heads  int             // of attention, at most
+	group  int             // that share a KV head, at most
+	ropes  map[int]*rotate // by layer
+	last   *logits
+	graphs map[graphKey]driver.GraphExec
+	shape  stepShape // of the last step
+	busy   bool      // it has been started and not been waited for
 
-	topArea    uint64 // of kernels/choose.cu: bins, then what topHost mirrors
-	topHost    []byte // pinned: how many were found, then their ranks
-	top        []device.Ranked
-	topCount   *launch[kernels.ChooseParams]
-	topCollect *launch[kernels.ChooseParams]
-	graphs     map[graphKey]driver.GraphExec
-	host       []byte    // pinned: logits of logitRows rows
-	own        []float32 // logits of more rows than fit there
-	result     []float32 // the logits of this step, in host or own
-	closed     bool
+	logitRows int    // rows of logits that are computed at a time
+	held      int    // the first of the step's rows whose logits are in logits
+	best      uint64 // ranks of the largest logits, by row
+	choosing  choosing
+
+	host   []byte    // pinned: logits of fetchRows rows
+	own    []float32 // logits of more rows than fit there
+	every  []int     // 0, 1, 2, …
+	result []float32 // the logits that were fetched last, in host or own
+	closed bool
 }
 
 // operation is one operator of the program on the device.
@@ -63,7 +63,7 @@ type operation interface {
 
 // stepShape is what the operations want to know of the step at hand.
 type stepShape struct {
-	rows   int
+	rows   int  // those that fill up a recorded step included
 	logits int  // rows of which logits are wanted
 	single bool // every sequence has one row
 
@@ -74,8 +74,14 @@ type stepShape struct {
 	tileRows int // of one sequence, in a tile
 }
 
-// logitRows is how many rows of logits are computed before they are fetched.
-const logitRows = 16
+// Logits of a step's rows are computed at once as far as logitBytes reach, 256 rows
+// of a vocabulary of 152,000; then they make room for those of further rows.
+// fetchRows come to the host at a time: pinning memory for more would cost more time
+// than it saves.
+const (
+	logitBytes = 160 << 20
+	fetchRows  = 16
+)
 
 // partialBytes bounds the memory for attention that is split over blocks. A step
 // that needs more walks through its positions row by row, with the same result.
@@ -131,7 +137,8 @@ func (d *Device) Compile(p *device.Program, w device.Weights, c device.Cache, op
 	defer unbind()
 	x := &executable{
 		dev: d, prog: p, ws: ws, cache: kv, opt: opt,
-		vectors: map[device.TensorID]uint64{}, angles: map[rotation]*angleTable{},
+		logitRows: min(max(cmp.Or(d.cfg.logitBytes, logitBytes)/(4*p.Vocab), fetchRows), opt.MaxRows),
+		vectors:   map[device.TensorID]uint64{}, angles: map[rotation]*angleTable{},
 		ropes: map[int]*rotate{}, graphs: map[graphKey]driver.GraphExec{},
 	}
 	x.heads, x.group = groups(p)
@@ -204,14 +211,11 @@ func (x *executable) takeScratch() error {
 			return x.dev.wrap(err, "scratch memory")
 		}
 	}
-	if x.host, err = x.dev.drv.HostAlloc(4 * logitRows * x.prog.Vocab); err != nil {
+	if x.host, err = x.dev.drv.HostAlloc(4 * fetchRows * x.prog.Vocab); err != nil {
 		return x.dev.wrap(err, "memory for logits")
 	}
-	if x.ranks, err = x.dev.drv.HostAlloc(8 * logitRows); err != nil {
-		return x.dev.wrap(err, "memory for logits")
-	}
-	if x.topHost, err = x.dev.drv.HostAlloc(topHead + 8*topRoom); err != nil {
-		return x.dev.wrap(err, "memory for logits")
+	if err := x.choosing.takeHost(x); err != nil {
+		return err
 	}
 	return x.in.init(x.dev, x.opt.MaxRows, min(x.cache.blocks, 1<<20))
 }
@@ -267,9 +271,9 @@ func (x *executable) layOut(a *arena) {
 	for i := range x.spare {
 		x.spare[i] = a.take(4 * n * uint64(widest))
 	}
-	x.logits = a.take(4 * logitRows * uint64(x.prog.Vocab))
-	x.best = a.take(8 * logitRows)
-	x.topArea = a.take(4*topBins + topHead + 8*topRoom)
+	x.logits = a.take(4 * uint64(x.logitRows) * uint64(x.prog.Vocab))
+	x.best = a.take(8 * n)
+	x.choosing.layOut(a, x.logitRows)
 	if heads > 0 {
 		x.partMax = partialBytes / 4
 		x.partial = a.take(partialBytes)
@@ -369,7 +373,7 @@ func (x *executable) isFloat32(t device.TensorID) bool {
 
 func (x *executable) ScratchBytes() uint64 { return x.scratch.bytes }
 
-// Close waits for nothing: Run has.
+// Close waits for a step that is under way.
 func (x *executable) Close() error {
 	if x.closed {
 		return nil
@@ -385,8 +389,8 @@ func (x *executable) Close() error {
 
 // release frees what there is. The context must be bound.
 func (x *executable) release() error {
-	errs := []error{x.dropGraphs(), x.dev.release(&x.scratch), x.in.free(x.dev)}
-	for _, b := range []*[]byte{&x.host, &x.ranks, &x.topHost} {
+	errs := []error{x.wait(), x.dropGraphs(), x.dev.release(&x.scratch), x.in.free(x.dev)}
+	for _, b := range []*[]byte{&x.host, &x.choosing.ranks, &x.choosing.wants, &x.choosing.found} {
 		if *b != nil {
 			errs = append(errs, x.dev.drv.HostFree(*b))
 			*b = nil
@@ -396,7 +400,7 @@ func (x *executable) release() error {
 }
 
 // inputs are a step's numbers on their way to the device: one pinned buffer,
-// copied as a whole.
+// copied as a whole. It is written when no step is under way.
 type inputs struct {
 	maxRows int
 	host    []byte
@@ -451,28 +455,42 @@ func (in *inputs) tables() uint64    { return in.at(inputParts) }
 func (in *inputs) tiles(from int) uint64 { return in.at(4) + uint64(4*tileInts*from) }
 
 // fits says whether there is room for the step's tables, and what they need.
-func (in *inputs) fits(step *device.Step) (need int, ok bool) {
+func (in *inputs) fits(step *device.Step, blockSize int) (need int, ok bool) {
+	need = 1
 	for _, s := range step.Seqs {
-		need += len(s.Blocks)
+		need += ceilDiv(s.Start+s.Rows, blockSize)
 	}
 	return need, need <= len(in.ints)-inputParts*in.maxRows
 }
 
-// write fills in a step that fits and sends it.
-func (in *inputs) write(d *Device, step *device.Step, shape *stepShape) error {
+// write fills in a step that fits and sends it. Rows that fill it up to shape's have
+// token 0 at position 0 of a sequence whose one block is nobody's; their logits, if
+// shape has more than the step, are those of the last of them.
+//
+// Tables are sent as a whole, though most of them is what it was in the step before:
+// for 16 tokens' keys and values, which attention will read, that is one number.
+func (in *inputs) write(d *Device, step *device.Step, shape *stepShape, blockSize, nobody int) error {
 	copy(in.part(0), step.Tokens)
 	positions, tableOf, pick, tables := in.part(1), in.part(2), in.part(3), in.ints[inputParts*in.maxRows:]
-	row, at := 0, 0
-	for _, s := range step.Seqs {
+	tables[0] = int32(nobody)
+	row, at := 0, 1
+	for i := range step.Seqs {
+		s := &step.Seqs[i]
 		for r := range s.Rows {
 			positions[row], tableOf[row] = int32(s.Start+r), int32(at)
 			row++
 		}
-		at += copy(tables[at:], s.Blocks)
+		at += copy(tables[at:], s.Blocks[:ceilDiv(s.Start+s.Rows, blockSize)])
+	}
+	for ; row < shape.rows; row++ {
+		in.part(0)[row], positions[row], tableOf[row] = 0, 0, 0
 	}
 	for i, r := range step.Logits {
 		pick[i] = int32(r)
 	}
-	writeTiles(in.ints[4*in.maxRows:inputParts*in.maxRows], step, shape)
+	for i := len(step.Logits); i < shape.logits; i++ {
+		pick[i] = int32(shape.rows - 1)
+	}
+	writeTiles(in.ints[4*in.maxRows:inputParts*in.maxRows], step, shape, blockSize)
 	return d.drv.CopyToDevice(in.device.ptr, in.host[:4*(inputParts*in.maxRows+at)], d.stream)
 }

@@ -40,3 +40,10 @@ func TestConformance(t *testing.T) {
 type keepOpen struct{ *cuda.Device }
 
 func (keepOpen) Close() error { return nil }
+
+// The largest logits of steps that want more than there is room for: 16 rows at a
+// time.
+func TestLogitsInPieces(t *testing.T) {
+	open(t, cuda.Config{}).Close() // or skip
+	devicetest.Choose(t, func(t *testing.T) device.Device { return open(t, cuda.WithLogitBytes(cuda.Config{}, 1)) })
+}

@@ -32,7 +32,8 @@ type Config struct {
 	// looks for NaNs in every result. It is slow.
 	Checks bool
 
-	lanes int // for uploading; 0: maxLanes
+	lanes      int // for uploading; 0: maxLanes
+	logitBytes int // of logits that are computed at a time; 0: logitBytes
 }
 
 // leastMajor is the compute capability's major number from which on the kernels

@@ -120,13 +120,29 @@ func contains(err error, words ...string) bool {
 // Tiles is how attention takes a step's rows on a GPU with so many multiprocessors:
 // how many go to attend_one, and first row, rows, position and place in the tables of
 // each.
-func Tiles(step *device.Step, heads, group, multiprocessors int) (alone int, tiles [][4]int32) {
+func Tiles(step *device.Step, heads, group, multiprocessors, blockSize int) (alone int, tiles [][4]int32) {
 	s := stepShape{rows: len(step.Tokens)}
 	s.tile(step, heads, group, multiprocessors)
 	flat := make([]int32, tileInts*(s.alone+s.tiles))
-	writeTiles(flat, step, &s)
+	writeTiles(flat, step, &s, blockSize)
 	for ; len(flat) > 0; flat = flat[tileInts:] {
 		tiles = append(tiles, [4]int32(flat))
 	}
 	return s.alone, tiles
+}
+
+// WithLogitBytes is a configuration with room for so many bytes of logits at a time.
+func WithLogitBytes(cfg Config, bytes int) Config {
+	cfg.logitBytes = bytes
+	return cfg
+}
+
+// Graphs is how many recorded steps an executable has.
+func Graphs(e device.Executable) (n int) {
+	for _, g := range e.(*executable).graphs {
+		if g != 0 {
+			n++
+		}
+	}
+	return n
 }

@@ -138,10 +138,13 @@ func steps(x device.Executable) error {
 	if err := c.Begin(token); err != nil {
 		return err
 	}
-	if _, _, err := c.Largest(0); err != nil {
+	if _, err := c.Largest(); err != nil {
 		return err
 	}
-	_, err := c.Fetch()
+	if _, err := c.Top([]device.Want{{Row: 0, N: 2}}); err != nil {
+		return err
+	}
+	_, err := c.Fetch([]int{0})
 	return err
 }
 
@@ -424,7 +427,11 @@ func TestClosedInAnyOrder(t *testing.T) {
 	_, err = x.Run(step)
 	wantClosed(t, "Run", err)
 	wantClosed(t, "Begin", choose.Begin(step))
-	_, err = choose.Fetch()
+	_, err = choose.Largest()
+	wantClosed(t, "Largest", err)
+	_, err = choose.Top(nil)
+	wantClosed(t, "Top", err)
+	_, err = choose.Fetch(nil)
 	wantClosed(t, "Fetch", err)
 	if err := errors.Join(up.Close(), up.Close(), x.Close(), x.Close(), c.Close(), c.Close(), w.Close(), d.Close(), d.Close()); err != nil {
 		t.Fatal(err)

@@ -2,13 +2,14 @@ package cuda
 
 import (
 	"errors"
+	"math/bits"
 
 	"kigo/engine/device/cuda/driver"
 )
 
 // graphRows is up to how many rows steps of one row a sequence are captured: there
-// launching takes longer than the work.
-const graphRows = 64
+// launching takes longer than the work, or is at least worth hiding.
+const graphRows = 512
 
 // maxGraphs bounds what is kept; a graph is made anew in less than a millisecond.
 const maxGraphs = 128
@@ -16,6 +17,40 @@ const maxGraphs = 128
 // graphKey is all that the launches of a captured step depend on; everything else
 // is in the device's memory.
 type graphKey struct{ rows, splits, logits int }
+
+// recorded says whether steps of the shape are captured.
+func (x *executable) recorded(s *stepShape) bool {
+	return s.single && s.rows <= graphRows && s.logits <= x.logitRows && !x.watched()
+}
+
+// fill raises the numbers of rows to those of the next size of graphs: sequences
+// come and go, and each number of them would want a graph of its own. What is added
+// costs its time and nothing else.
+func (x *executable) fill(s *stepShape) {
+	all := s.logits == s.rows
+	s.rows = min(sizeFor(s.rows), x.opt.MaxRows)
+	s.alone = s.rows
+	if all {
+		s.logits = s.rows
+	}
+	s.logits = min(sizeFor(s.logits), s.rows, x.logitRows)
+}
+
+// sizeFor is the size of graphs for n rows: powers of two up to 16, then multiples
+// of 8, 16 and 32, so that a step has at most a quarter more rows than it needs.
+func sizeFor(n int) int {
+	switch {
+	case n < 1:
+		return 0
+	case n <= 16:
+		return 1 << bits.Len(uint(n-1))
+	case n <= 32:
+		return (n + 7) / 8 * 8
+	case n <= 64:
+		return (n + 15) / 16 * 16
+	}
+	return (n + 31) / 32 * 32
+}
 
 // replay runs a step as a graph, which is captured when a step of its shape
 // comes for the second time: the first may be the only one.

@@ -113,15 +113,15 @@ func everyStep(t *testing.T, dev device.Device, what string, p *device.Program, 
 			for range 3 {
 				run(each)
 			}
-			if c, ok := x.(device.Ranker); ok && n <= 3 {
+			if c, ok := x.(device.Chooser); ok && n <= 3 {
 				each.Logits = []int{0}
 				if err := c.Begin(each); err != nil {
 					t.Fatal(err)
 				}
-				if _, _, err := c.Largest(0); err != nil {
+				if _, err := c.Largest(); err != nil {
 					t.Fatal(err)
 				}
-				if _, _, err := c.Top(0, 5); err != nil {
+				if _, err := c.Top([]device.Want{{Row: 0, N: 5}}); err != nil {
 					t.Fatal(err)
 				}
 			}

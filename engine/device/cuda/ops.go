@@ -18,7 +18,7 @@ func (x *executable) newEmbed(op *device.Embed) (operation, error) {
 	l, err := newLaunch(x.dev, "embed", 128, kernels.EmbedParams{
 		Table: x.ws.layout(int(op.Table)),
 		Out:   x.values[op.Out],
-		Clear: x.best, Clears: logitRows, // before the step's logits are ranked
+		Clear: x.best, Clears: uint32(x.opt.MaxRows), // before the step's logits are ranked
 	})
 	return &embedding{op, l}, err
 }

@@ -22,6 +22,9 @@ func (x *executable) Profile(step *device.Step, times int) ([]device.PartTime, e
 	if err := x.Begin(step); err != nil {
 		return nil, err
 	}
+	if _, err := x.Largest(); err != nil {
+		return nil, err
+	}
 	unbind, err := x.dev.bind()
 	if err != nil {
 		return nil, err

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"kigo/engine/device"
-	"kigo/engine/device/cuda/driver"
 	"kigo/kernels"
 )
 
@@ -440,7 +439,8 @@ func (o *projection) run(x *executable, s *stepShape) error {
 	return nil
 }
 
-// logits projects the chosen rows onto the vocabulary, logitRows at a time.
+// logits projects the chosen rows onto the vocabulary, as many of them at a time as
+// there is room for.
 type logits struct {
 	op      *device.Logits
 	prepare *launch[kernels.PrepareParams]
@@ -450,6 +450,7 @@ type logits struct {
 
 func (x *executable) newLogits(op *device.Logits) (operation, error) {
 	o := &logits{op: op}
+	x.last = o
 	var err error
 	isFloat := x.isFloat32(op.Weight)
 	if o.prepare, err = x.newPrepare(x.values[op.In], x.prog.Values[op.In].Width, op.Norm, isFloat); err != nil {
@@ -460,24 +461,19 @@ func (x *executable) newLogits(op *device.Logits) (operation, error) {
 		return o, err
 	}
 	o.product, err = x.newProduct(op.Weight, []kernels.Matrix{x.matrix(op.Weight, device.NoTensor, x.logits)}, false, x.values[op.In], 0, op.Norm)
-	if err == nil {
-		o.product.rank(x.best)
-	}
 	return o, err
 }
 
-// run computes the first logitRows rows, which Run fetches.
+// run computes the first piece of them.
 func (o *logits) run(x *executable, s *stepShape) error {
-	x.last = o
 	if s.logits == 0 {
 		return nil
 	}
-	return o.compute(x, 0, min(logitRows, s.logits))
+	return o.compute(x, 0, min(x.logitRows, s.logits))
 }
 
 // compute makes the logits of n of the step's chosen rows.
 func (o *logits) compute(x *executable, at, n int) error {
-	x.held = at
 	pick := x.in.pick() + uint64(4*at)
 	o.prepare.params.Pick = pick
 	if o.float != nil {
@@ -485,57 +481,71 @@ func (o *logits) compute(x *executable, at, n int) error {
 			return err
 		}
 		o.float.params.Rows = uint32(n)
-		return start(x.dev, o.float.grid(ceilDiv(x.prog.Vocab, 8), n, 1), x.dev.stream)
+		if err := start(x.dev, o.float.grid(ceilDiv(x.prog.Vocab, 8), n, 1), x.dev.stream); err != nil {
+			return err
+		}
+		return x.choosing.searchLargest(x, at, n)
 	}
 	if err := x.prepareFor(o.prepare, n, false, o.product); err != nil {
 		return err
 	}
+	o.product.rank(x.best + uint64(8*at))
 	return o.product.run(x, n, pick)
 }
 
-// fetch brings the logits to the host, computing those of further rows as it
-// goes, and waits for the end of the step.
-func (o *logits) fetch(x *executable, s *stepShape) error {
-	vocab, d := x.prog.Vocab, x.dev
-	var normed []float32
+// hold has the piece at hand that begins with row at.
+func (o *logits) hold(x *executable, at int) error {
+	if at == x.held {
+		return nil
+	}
+	x.held = at
+	return o.compute(x, at, min(x.logitRows, x.shape.logits-at))
+}
+
+// computeRest makes the pieces after the first, so that all rows are ranked.
+func (o *logits) computeRest(x *executable) error {
+	for at := x.logitRows; at < x.shape.logits; at += x.logitRows {
+		if err := o.hold(x, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetch brings all logits to the host, and waits for the end of the step.
+func (o *logits) fetch(x *executable) error {
+	s := &x.shape
 	x.result = nil
-	for at := 0; at < s.logits; at += logitRows {
-		n := min(logitRows, s.logits-at)
-		if at != x.held {
-			if err := o.compute(x, at, n); err != nil {
+	if s.logits == 0 {
+		return x.wait()
+	}
+	var normed []float32
+	if x.watched() && o.op.Norm != nil {
+		for at := 0; at < s.logits; at += x.logitRows {
+			if err := o.hold(x, at); err != nil {
 				return err
 			}
-		}
-		if x.watched() && o.op.Norm != nil {
-			part, err := x.fetch(x.wide, n*int(o.prepare.params.Width))
+			part, err := x.fetch(x.wide, min(x.logitRows, s.logits-at)*int(o.prepare.params.Width))
 			if err != nil {
 				return err
 			}
 			normed = append(normed, part...)
 		}
-		bytes := 4 * n * vocab
-		if err := d.drv.CopyToHost(x.host[:bytes], driver.Ptr(x.logits), d.stream); err != nil {
-			return d.wrap(err, "fetch logits")
-		}
-		if s.logits <= logitRows {
-			x.result = floats(x.host[:bytes])
-			break
-		}
-		if err := d.drv.SyncStream(d.stream); err != nil {
-			return d.wrap(err, "fetch logits")
-		}
-		x.own = append(x.own[:at*vocab], floats(x.host[:bytes])...)
-		x.result = x.own
 	}
-	if err := d.drv.SyncStream(d.stream); err != nil {
-		return d.wrap(err, "step of %d rows", s.rows)
+	x.every = x.every[:0]
+	for i := range s.logits {
+		x.every = append(x.every, i)
+	}
+	var err error
+	if x.result, err = x.fetchRows(x.every); err != nil {
+		return err
 	}
 	return o.show(x, s, normed)
 }
 
 // show taps the rows that the logits were made of, and the logits.
 func (o *logits) show(x *executable, s *stepShape, normed []float32) error {
-	if !x.watched() || s.logits == 0 {
+	if !x.watched() {
 		return nil
 	}
 	if o.op.Norm != nil {

@@ -12,13 +12,12 @@ import (
 
 // Run performs a step and fetches the logits.
 func (x *executable) Run(step *device.Step) ([]float32, error) {
-	shape, unbind, err := x.perform(step)
+	unbind, err := x.perform(step)
 	if err != nil {
 		return nil, err
 	}
 	defer unbind()
-	x.shape = shape
-	if err := x.last.fetch(x, &x.shape); err != nil {
+	if err := x.last.fetch(x); err != nil {
 		return nil, err
 	}
 	return x.result, nil
@@ -26,42 +25,52 @@ func (x *executable) Run(step *device.Step) ([]float32, error) {
 
 // perform sends the step's inputs and launches every operation. It leaves the
 // context bound, and the work under way.
-func (x *executable) perform(step *device.Step) (shape stepShape, unbind func(), err error) {
-	if x.closed || x.cache.closed.Load() || x.ws.closed.Load() {
-		return shape, nil, fmt.Errorf("run: %w", device.ErrClosed)
+func (x *executable) perform(step *device.Step) (unbind func(), err error) {
+	if err := x.open("run"); err != nil {
+		return nil, err
 	}
-	if err := step.Check(x.prog.Vocab, x.opt.MaxRows, x.cache.shape.BlockSize, x.cache.blocks); err != nil {
-		return shape, nil, err
+	blockSize := x.cache.shape.BlockSize
+	if err := step.Check(x.prog.Vocab, x.opt.MaxRows, blockSize, x.cache.blocks); err != nil {
+		return nil, err
 	}
 	bound, err := x.dev.bind()
 	if err != nil {
-		return shape, nil, err
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
 			bound()
 		}
 	}()
-	if need, ok := x.in.fits(step); !ok {
+	if err := x.wait(); err != nil {
+		return nil, err
+	}
+	if need, ok := x.in.fits(step, blockSize); !ok {
 		// Graphs know the old addresses.
 		if err := errors.Join(x.dropGraphs(), x.in.grow(x.dev, 2*need)); err != nil {
-			return shape, nil, err
+			return nil, err
 		}
 	}
-	shape = x.shapeOf(step)
-	if err := x.in.write(x.dev, step, &shape); err != nil {
-		return shape, nil, x.dev.wrap(err, "send the step")
+	x.shape, x.held = x.shapeOf(step), 0
+	launched := x.shape
+	recorded := x.recorded(&launched)
+	if recorded {
+		x.fill(&launched)
 	}
-	x.held = 0
-	if shape.single && shape.rows <= graphRows && shape.logits <= logitRows && !x.watched() {
-		return shape, bound, x.replay(&shape)
+	if err := x.in.write(x.dev, step, &launched, blockSize, x.cache.blocks); err != nil {
+		return nil, x.dev.wrap(err, "send the step")
 	}
-	return shape, bound, x.launch(&shape)
+	x.busy = true
+	if recorded {
+		return bound, x.replay(&launched)
+	}
+	return bound, x.launch(&launched)
 }
 
 func (x *executable) shapeOf(step *device.Step) stepShape {
 	s := stepShape{rows: len(step.Tokens), logits: len(step.Logits), single: true}
-	for _, q := range step.Seqs {
+	for i := range step.Seqs {
+		q := &step.Seqs[i]
 		s.single = s.single && q.Rows == 1
 	}
 	s.tile(step, x.heads, x.group, x.dev.props.SMs)

@@ -1,8 +1,6 @@
 package devicetest
 
 import (
-	"cmp"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -225,145 +223,79 @@ func (s *suite) kind(t *testing.T) string {
 	return dev.Info().Kind
 }
 
-// An executable that tells the largest logit tells the one of Run's logits: of
-// equal ones the first, for every row, in batches beyond what it keeps at hand.
-func (s *suite) choose(t *testing.T) {
-	for _, typ := range []quant.Type{quant.F32, quant.F16, quant.Q4_K} {
+// Sequences come and go: with each number of them from 1 to 256, in no order, the
+// same row has the same bits, wherever it stands, with its past in the cache and
+// strangers of other lengths around it, whether or not all rows' logits are wanted.
+func (s *suite) everyBatch(t *testing.T) {
+	full := long() || s.kind(t) != "cpu"
+	for _, typ := range []quant.Type{quant.F16, quant.Q8_0, quant.Q4_K} {
 		t.Run(typ.String(), func(t *testing.T) {
 			dev := s.open(t)
 			t.Cleanup(func() { closeAll(t, dev) })
-			const inputs, width = 64, 256
-			r := newRig(t, inputs, width)
-			// Every row of the matrix stands there twice, so that ties happen.
-			w := r.tensor(typ, inputs, width, 0.1)
-			row := len(r.bytes[w]) / inputs
-			for odd := 1; odd < inputs; odd += 2 {
-				copy(r.bytes[w][odd*row:(odd+1)*row], r.bytes[w][(odd-1)*row:odd*row])
+			const inputs, heads, kvHeads, dim, most, past = 61, 4, 2, 64, 256, 150
+			const perSeq = (past + most + blockSize) / blockSize
+			r := newRig(t, inputs, (heads+2*kvHeads)*dim)
+			rope := r.ropeOp(heads, kvHeads, dim, dim, device.RopeHalves)
+			attn := r.value("attn", heads*dim)
+			r.add(&device.Attend{Q: rope.QOut, Out: attn, Heads: heads, KVHeads: kvHeads, HeadDim: dim, Scale: float32(1 / math.Sqrt(dim))})
+			out := r.value("out", 512)
+			r.add(&device.Project{In: attn, Mats: []device.Matrix{{Weight: r.tensor(typ, 512, heads*dim, 0.05), Bias: device.NoTensor, Out: out}}, Residual: device.NoValue})
+			r.add(&device.Logits{In: out, Weight: r.tensor(typ, inputs, 512, 0.05), Stage: "logits"})
+			x := r.compileQuiet(dev, perSeq+most, most)
+
+			// The probe has a past of its own blocks, strangers a block each, in which they
+			// are at another position every time.
+			probe := device.SeqRows{Rows: 1, Start: past}
+			for i := range perSeq {
+				probe.Blocks = append(probe.Blocks, int32(i^1))
 			}
-			r.add(&device.Logits{In: r.in, Weight: w, Stage: "logits"})
-			x := r.compileQuiet(dev, 256, 200)
-			c, ok := x.exec.(device.Chooser)
-			if !ok {
-				t.Skip("no device.Chooser")
+			tokens := make([]int32, past)
+			for i := range tokens {
+				tokens[i] = int32(i * i % inputs)
 			}
-			_, ranks := c.(device.Ranker)
-			ties, told := 0, 0
-			for _, n := range []int{1, 2, 9, 16, 17, 64, 1, 1} {
-				tokens := make([]int32, n)
-				for i := range tokens {
-					tokens[i] = int32((7*i + n) % inputs)
+			x.run(t, &device.Step{Tokens: tokens, Seqs: []device.SeqRows{{Rows: past, Blocks: probe.Blocks}}})
+			want := slices.Clone(x.run(t, &device.Step{Tokens: []int32{7}, Seqs: []device.SeqRows{probe}, Logits: []int{0}}))
+			chooser, _ := x.exec.(device.Chooser)
+			best := slices.Index(want, slices.Max(want))
+			for turn := range most {
+				n := (turn*101)%most + 1 // each once: 101 is prime
+				if !full && n > 40 {
+					continue
 				}
-				for _, step := range []*device.Step{oneEach(tokens), oneOf(tokens)} {
+				at := turn * 7 % n
+				step := &device.Step{Logits: []int{at}}
+				if turn%3 > 0 {
 					step.Logits = nil
-					for i := n / 3; i < n; i++ {
+				}
+				for i := range n {
+					if turn%3 > 0 {
 						step.Logits = append(step.Logits, i)
 					}
-					want := slices.Clone(x.run(t, step))
-					if err := c.Begin(step); err != nil {
-						t.Fatal(err)
+					if i == at {
+						step.Tokens, step.Seqs = append(step.Tokens, 7), append(step.Seqs, probe)
+						continue
 					}
-					for i := range step.Logits {
-						row := want[i*inputs : (i+1)*inputs]
-						best := slices.Index(row, slices.Max(row))
-						if slices.Contains(row[best+1:], row[best]) {
-							ties++
-						}
-						id, logit, err := c.Largest(i)
-						if err != nil || int(id) != best || logit != row[best] {
-							t.Errorf("%d rows, logits %d: token %d with %v (%v), want %d with %v", n, i, id, logit, err, best, row[best])
-						}
-					}
-					if ranker, ok := c.(device.Ranker); ok {
-						told += topOf(t, ranker, want, inputs)
-					}
-					if got, err := c.Fetch(); err != nil || !slices.Equal(got, want) {
-						t.Errorf("%d rows: Fetch gives other logits than Run (%v)", n, err)
-					}
-					for _, k := range []int{1, 3, 40, inputs} {
-						s.top(t, x.exec, want, inputs, k)
-					}
-					for _, i := range []int{-1, len(step.Logits)} {
-						if _, _, err := c.Largest(i); err == nil {
-							t.Errorf("%d rows: there is a largest logit of row %d of %d", n, i, len(step.Logits))
-						}
-					}
+					step.Tokens = append(step.Tokens, int32((i+turn)%inputs))
+					step.Seqs = append(step.Seqs, device.SeqRows{Rows: 1, Start: (i + turn) % blockSize, Blocks: []int32{int32(perSeq + i)}})
 				}
-			}
-			if ties == 0 {
-				t.Error("no row had two largest logits")
-			}
-			if ranks && told == 0 {
-				t.Error("Top never told anything")
-			}
-			closeAll(t, x.exec)
-			for what, err := range map[string]error{"Begin": c.Begin(oneOf([]int32{1})), "Fetch": second(c.Fetch())} {
-				if !errors.Is(err, device.ErrClosed) {
-					t.Errorf("%s after Close: %v, want ErrClosed", what, err)
+				got := x.run(t, step)[slices.Index(step.Logits, at)*inputs:][:inputs]
+				if !slices.Equal(got, want) {
+					t.Fatalf("row %d of %d, %d logits: other bits", at, n, len(step.Logits))
+				}
+				if chooser == nil {
+					continue
+				}
+				if err := chooser.Begin(step); err != nil {
+					t.Fatal(err)
+				}
+				largest, err := chooser.Largest()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if l := largest[slices.Index(step.Logits, at)]; int(l.ID) != best || l.Logit != want[best] {
+					t.Fatalf("row %d of %d: the largest logit is %v, want token %d with %v", at, n, l, best, want[best])
 				}
 			}
 		})
 	}
-}
-
-// top compares what a Ranker says of the last Begin with the logits themselves.
-func (s *suite) top(t *testing.T, x device.Executable, logits []float32, width, k int) {
-	t.Helper()
-	r, ok := x.(device.Ranker)
-	if !ok {
-		return
-	}
-	for i := range len(logits) / width {
-		row := logits[i*width : (i+1)*width]
-		order := make([]int32, width)
-		for j := range order {
-			order[j] = int32(j)
-		}
-		slices.SortStableFunc(order, func(a, b int32) int { return cmp.Compare(row[b], row[a]) })
-		top, ok, err := r.Top(i, k)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !ok {
-			continue // of a row that is not at hand any more
-		}
-		if len(top) != k {
-			t.Fatalf("%d largest logits, want %d", len(top), k)
-		}
-		for j, r := range top {
-			if r.ID != order[j] || r.Logit != row[r.ID] {
-				t.Fatalf("row %d, place %d of %d: token %d with %v, want %d with %v", i, j, k, r.ID, r.Logit, order[j], row[order[j]])
-			}
-		}
-	}
-}
-
-// topOf compares the largest logits of every row with want, which has rows of width
-// logits, and counts those that the device could tell.
-func topOf(t *testing.T, r device.Ranker, want []float32, width int) (told int) {
-	t.Helper()
-	for i := range len(want) / width {
-		row := want[i*width : (i+1)*width]
-		order := make([]device.Ranked, width)
-		for id, v := range row {
-			order[id] = device.Ranked{ID: int32(id), Logit: v}
-		}
-		slices.SortStableFunc(order, func(a, b device.Ranked) int { return cmp.Compare(b.Logit, a.Logit) })
-		for _, n := range []int{1, 2, 7, width} {
-			top, ok, err := r.Top(i, n)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !ok {
-				continue
-			}
-			told++
-			if !slices.Equal(top, order[:n]) {
-				t.Errorf("the %d largest logits of row %d are %v, want %v", n, i, top, order[:n])
-			}
-		}
-		if _, _, err := r.Top(i, 0); err == nil {
-			t.Error("there are no largest logits")
-		}
-	}
-	return told
 }

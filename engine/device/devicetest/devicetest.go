@@ -40,8 +40,15 @@ func Run(t *testing.T, open func(t *testing.T) device.Device, b Bounds) {
 	t.Run("Lesson_AttentionOfEveryLengthAndHeadSize", s.attend)
 	t.Run("NothingBehindARowShows", s.behind)
 	t.Run("BitsInAnyBatch", s.batches)
+	t.Run("BitsInEveryBatch", s.everyBatch)
 	t.Run("BitsAcrossSplits", s.splits)
-	t.Run("LargestLogit", s.choose)
+	t.Run("LargestLogits", s.choose)
+}
+
+// Choose is the part of Run that is about the largest logits, for a device that has
+// room for the logits of few rows.
+func Choose(t *testing.T, open func(t *testing.T) device.Device) {
+	(&suite{open: open}).choose(t)
 }
 
 type suite struct {

@@ -23,8 +23,9 @@ type Device struct {
 // device, from the goroutine that makes it, with the call's name and how many
 // of that name there were before; an error takes the call's place. The names
 // are those of the methods: "NewWeights", "NewUploader", "Buffer", "Commit",
-// "Hash", "NewCache", "Compile", "Run", "Close", and "Info", which ignores
-// errors.
+// "Hash", "NewCache", "Compile", "Run", "Largest", "Top", "Fetch", "Close", and
+// "Info", which ignores errors. Begin is a "Run", too: a script that is about steps
+// is about all of them.
 func New(on device.Device, script func(call string, n int) error) *Device {
 	return &Device{on: on, script: script, calls: map[string]int{}}
 }
@@ -92,7 +93,11 @@ func (d *Device) Compile(p *device.Program, w device.Weights, c device.Cache, op
 	if err != nil {
 		return nil, err
 	}
-	return &executable{x, d}, nil
+	own := &executable{x, d}
+	if c, ok := x.(device.Chooser); ok {
+		return &chooser{own, c}, nil
+	}
+	return own, nil
 }
 
 // Close is device.Device's.
@@ -181,4 +186,38 @@ func (x *executable) Close() error {
 		return err
 	}
 	return x.Executable.Close()
+}
+
+// chooser is an executable that chooses among logits.
+type chooser struct {
+	*executable
+	on device.Chooser
+}
+
+func (x *chooser) Begin(step *device.Step) error {
+	if err := x.d.before("Run"); err != nil {
+		return err
+	}
+	return x.on.Begin(step)
+}
+
+func (x *chooser) Largest() ([]device.Ranked, error) {
+	if err := x.d.before("Largest"); err != nil {
+		return nil, err
+	}
+	return x.on.Largest()
+}
+
+func (x *chooser) Top(wants []device.Want) ([][]device.Ranked, error) {
+	if err := x.d.before("Top"); err != nil {
+		return nil, err
+	}
+	return x.on.Top(wants)
+}
+
+func (x *chooser) Fetch(rows []int) ([]float32, error) {
+	if err := x.d.before("Fetch"); err != nil {
+		return nil, err
+	}
+	return x.on.Fetch(rows)
 }

@@ -1,0 +1,191 @@
+package scripted
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"kigo/engine/device"
+)
+
+// Pace is how long the steps of a device take that computes nothing, and what it
+// gives for results.
+type Pace struct {
+	Step time.Duration // each step
+	Row  time.Duration // and each of its rows
+
+	Rows   int    // Info.StepRows; 0: those of the device below
+	Memory uint64 // Info.MemoryFree; 0: that of the device below
+
+	// Next is the token with the largest logit after a text, of which it is given
+	// the Hash. It may be called from any goroutine.
+	Next func(hash uint64) int32
+}
+
+// Paced is a device for tests of many sequences, whose steps take a set time and
+// almost no work: a thousand rows of short texts cost a fraction of a millisecond.
+//
+// In place of keys and values, its cache holds the tokens themselves, and the next
+// token is a function of all that a row finds when it walks over its blocks. So a
+// block that is lost, crossed between sequences, reused too early or shared with the
+// wrong one changes a text, and what is right can be said without a device.
+type Paced struct {
+	device.Device // has the weights
+	pace          Pace
+	rows, steps   atomic.Int64
+}
+
+// NewPaced makes such a device over on, which it closes.
+func NewPaced(on device.Device, pace Pace) *Paced { return &Paced{Device: on, pace: pace} }
+
+// Hash is that of a text.
+func Hash(tokens []int32) uint64 {
+	h := uint64(len(tokens))
+	for i, t := range tokens {
+		h = mix(h, i, t)
+	}
+	return h
+}
+
+func mix(h uint64, position int, token int32) uint64 {
+	h ^= uint64(uint32(token)) | uint64(position)<<32
+	h *= 0x9e3779b97f4a7c15
+	return h ^ h>>29
+}
+
+// Info is that of the device below, but for what the pace says.
+func (d *Paced) Info() device.Info {
+	info := d.Device.Info()
+	if d.pace.Rows > 0 {
+		info.StepRows = d.pace.Rows
+	}
+	if d.pace.Memory > 0 {
+		info.MemoryFree = d.pace.Memory
+	}
+	return info
+}
+
+// Steps is how many steps were begun, and how many rows they had in all.
+func (d *Paced) Steps() (steps, rows int64) { return d.steps.Load(), d.rows.Load() }
+
+// CacheBlockBytes counts a token's number for each token.
+func (d *Paced) CacheBlockBytes(shape device.CacheShape) uint64 { return 4 * uint64(shape.BlockSize) }
+
+// NewCache makes a cache of tokens.
+func (d *Paced) NewCache(shape device.CacheShape, blocks int) (device.Cache, error) {
+	if shape.BlockSize < 1 || blocks < 1 {
+		return nil, fmt.Errorf("cache of %d blocks of %d tokens", blocks, shape.BlockSize)
+	}
+	c := &tokenCache{shape: shape, blocks: blocks, tokens: make([]int32, blocks*shape.BlockSize)}
+	for i := range c.tokens {
+		c.tokens[i] = -1 // nobody's
+	}
+	return c, nil
+}
+
+// Compile needs nothing but the sizes.
+func (d *Paced) Compile(p *device.Program, _ device.Weights, c device.Cache, opt device.CompileOptions) (device.Executable, error) {
+	own, ok := c.(*tokenCache)
+	if !ok {
+		return nil, fmt.Errorf("%w: cache of another device (%T)", device.ErrBadProgram, c)
+	}
+	return &pacedExec{d: d, cache: own, vocab: p.Vocab, maxRows: opt.MaxRows}, nil
+}
+
+// tokenCache has a number for each slot of each block.
+type tokenCache struct {
+	shape  device.CacheShape
+	blocks int
+	tokens []int32
+}
+
+func (c *tokenCache) Shape() device.CacheShape { return c.shape }
+func (c *tokenCache) Blocks() int              { return c.blocks }
+func (c *tokenCache) Bytes() uint64            { return 4 * uint64(len(c.tokens)) }
+func (c *tokenCache) Close() error             { return nil }
+
+// pacedExec is device.Executable and device.Chooser.
+type pacedExec struct {
+	d       *Paced
+	cache   *tokenCache
+	vocab   int
+	maxRows int
+
+	ends    time.Time // of the step that was begun
+	largest []device.Ranked
+	logits  []float32
+	seqOf   []int // by row
+}
+
+func (x *pacedExec) Begin(step *device.Step) error {
+	c := x.cache
+	if err := step.Check(x.vocab, x.maxRows, c.shape.BlockSize, c.blocks); err != nil {
+		return err
+	}
+	x.d.steps.Add(1)
+	x.d.rows.Add(int64(len(step.Tokens)))
+	x.ends = time.Now().Add(x.d.pace.Step + time.Duration(len(step.Tokens))*x.d.pace.Row)
+	row := 0
+	x.seqOf = x.seqOf[:0]
+	for i := range step.Seqs {
+		s := &step.Seqs[i]
+		for r := range s.Rows {
+			*c.at(s.Blocks, s.Start+r) = step.Tokens[row]
+			x.seqOf = append(x.seqOf, i)
+			row++
+		}
+	}
+	x.largest = x.largest[:0]
+	first, of := 0, 0 // the first row of sequence of
+	for _, r := range step.Logits {
+		for ; of < x.seqOf[r]; of++ {
+			first += step.Seqs[of].Rows
+		}
+		s := &step.Seqs[of]
+		n := s.Start + r - first + 1
+		h := uint64(n)
+		for p := range n {
+			h = mix(h, p, *c.at(s.Blocks, p))
+		}
+		x.largest = append(x.largest, device.Ranked{ID: x.d.pace.Next(h), Logit: 1})
+	}
+	return nil
+}
+
+func (c *tokenCache) at(blocks []int32, position int) *int32 {
+	return &c.tokens[int(blocks[position/c.shape.BlockSize])*c.shape.BlockSize+position%c.shape.BlockSize]
+}
+
+func (x *pacedExec) Largest() ([]device.Ranked, error) {
+	time.Sleep(time.Until(x.ends))
+	return x.largest, nil
+}
+
+// Top tells nothing.
+func (x *pacedExec) Top(wants []device.Want) ([][]device.Ranked, error) {
+	return make([][]device.Ranked, len(wants)), nil
+}
+
+// Fetch gives 1 to the next token and 0 to all others.
+func (x *pacedExec) Fetch(rows []int) ([]float32, error) {
+	time.Sleep(time.Until(x.ends))
+	x.logits = append(x.logits[:0], make([]float32, len(rows)*x.vocab)...)
+	for i, r := range rows {
+		x.logits[i*x.vocab+int(x.largest[r].ID)] = 1
+	}
+	return x.logits, nil
+}
+
+func (x *pacedExec) Run(step *device.Step) ([]float32, error) {
+	if err := x.Begin(step); err != nil {
+		return nil, err
+	}
+	rows := make([]int, len(step.Logits))
+	for i := range rows {
+		rows[i] = i
+	}
+	return x.Fetch(rows)
+}
+
+func (x *pacedExec) ScratchBytes() uint64 { return 0 }
+func (x *pacedExec) Close() error         { return nil }

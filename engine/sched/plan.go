@@ -1,0 +1,201 @@
+package sched
+
+import (
+	"cmp"
+	"slices"
+)
+
+// Plan is the work of one step, and what has become of sequences since the last
+// one. It is the scheduler's: valid until the next call of Next.
+type Plan struct {
+	// Work has an entry for each sequence with a part in the step: first those
+	// with one row, then those with more. Empty: there is no step to run, and
+	// none to report.
+	Work []Work
+
+	// Rows is the sum of the work's rows.
+	Rows int
+
+	// Preempted lost their blocks. The caller has nothing to do: they are
+	// computed again, from position 0 or what can be found of them, when there
+	// is room. What is computed again has the bits that it had.
+	Preempted []ID
+
+	// Expired are removed, as by Remove: their deadline has passed.
+	Expired []ID
+
+	// Wake is when the next deadline passes, 0 for none: without work, the
+	// caller sleeps until then at most.
+	Wake int64
+
+	inFlight bool
+}
+
+// Work is one sequence's part in a step.
+type Work struct {
+	ID    ID
+	Start int // position of the first row; in a sequence's first work, what was found in the cache
+	Rows  int // tokens Start to Start+Rows of the sequence
+
+	// Blocks are the sequence's KV blocks, for Start+Rows tokens at least.
+	// Those before Start may be other sequences' too; the rest is its own.
+	Blocks []int32
+
+	// Logits says that the last row's logits are wanted: a token is to be
+	// sampled from them, and given to Grow if the sequence goes on.
+	Logits bool
+}
+
+// Next plans the next step. What the plan has work for is in flight until Done or
+// Failed; meanwhile everything else may be called, and Next has nothing to plan.
+func (s *Scheduler) Next(now int64) *Plan {
+	s.tick(now)
+	if s.plan.inFlight {
+		s.idle = Plan{Wake: s.deadlines.first()}
+		return &s.idle
+	}
+	p := &s.plan
+	p.Work, p.Preempted, p.Expired, p.Rows = p.Work[:0], p.Preempted[:0], p.Expired[:0], 0
+	s.expire()
+	s.secure()
+	if len(p.Preempted) == 0 { // who came in now might be the next to go
+		s.admit()
+	}
+	s.fill()
+	p.Wake = s.deadlines.first()
+	p.inFlight = len(p.Work) > 0
+	s.begun = s.now
+	return p
+}
+
+// fill gives rows to those who run: one to each that has one to process, and the
+// chunk's to the others.
+func (s *Scheduler) fill() {
+	single := 0
+	s.prompts = s.prompts[:0]
+	for _, q := range s.running {
+		switch {
+		case q.paused || q.todo() == 0:
+		case q.todo() == 1:
+			single++
+		default:
+			q.rank = int64(q.level) + (s.now-q.rowAt)/s.cfg.Aging
+			s.prompts = append(s.prompts, q)
+		}
+	}
+	room := s.cfg.MaxRows
+	if len(s.prompts) > 0 {
+		room-- // a step full of other rows would never let the prompts go on
+	}
+	if room = min(room, single); single > 0 {
+		s.fillSingle(room, room < single)
+	}
+	room = s.cfg.MaxRows - s.plan.Rows
+	if s.plan.Rows > 0 {
+		room = min(room, s.cfg.ChunkRows)
+	}
+	slices.SortFunc(s.prompts, promptOrder)
+	for _, q := range s.prompts {
+		if room == 0 {
+			break
+		}
+		rows := min(q.todo(), room)
+		s.work(q, rows)
+		room -= rows
+	}
+}
+
+// fillSingle gives a row each to so many of those that have one to process. When
+// these are not all, the others come first next time.
+func (s *Scheduler) fillSingle(room int, turns bool) {
+	if !turns || s.turn >= len(s.running) {
+		s.turn = 0
+	}
+	for i := range s.running {
+		at := (s.turn + i) % len(s.running)
+		q := s.running[at]
+		if q.paused || q.todo() != 1 {
+			continue
+		}
+		if room == 0 {
+			s.turn = at
+			return
+		}
+		s.work(q, 1)
+		room--
+	}
+}
+
+// promptOrder has stronger sequences' prompts go first, where those that have had no
+// rows for long grow stronger, and among equals those of the tenant who was served
+// least.
+func promptOrder(a, b *sequence) int {
+	return cmp.Or(
+		-cmp.Compare(a.rank, b.rank),
+		cmp.Compare(a.tenant.served, b.tenant.served),
+		cmp.Compare(a.order, b.order),
+	)
+}
+
+func (s *Scheduler) work(q *sequence, rows int) {
+	s.plan.Work = append(s.plan.Work, Work{
+		ID:     q.id,
+		Start:  q.done,
+		Rows:   rows,
+		Blocks: q.blocks,
+		Logits: rows == q.todo(),
+	})
+	s.plan.Rows += rows
+	s.flight = append(s.flight, q)
+	q.inFlight, q.rowAt = true, s.now
+}
+
+// Done says that the step has run, and when it ended: its rows are in the KV
+// cache. For sequences that were removed meanwhile it gives the blocks back. A
+// plan that is not in flight is ignored.
+func (s *Scheduler) Done(p *Plan, now int64) {
+	if p != &s.plan || !p.inFlight {
+		return
+	}
+	s.tick(now)
+	s.times.step(p.Rows, s.now-s.begun)
+	s.stats.Steps++
+	s.stats.Rows += uint64(p.Rows)
+	s.land(true)
+}
+
+// Failed says that the step has not run to its end: what it should have written
+// is unknown, and the sequences are where they were before. Those that cannot go
+// on are for the caller to remove.
+func (s *Scheduler) Failed(p *Plan) {
+	if p != &s.plan || !p.inFlight {
+		return
+	}
+	s.land(false)
+}
+
+// land takes the step out of flight.
+func (s *Scheduler) land(ran bool) {
+	for i, q := range s.flight {
+		q.inFlight = false
+		switch {
+		case q.at == isGone:
+			s.giveBack(q)
+		case ran:
+			s.commit(q, s.plan.Work[i].Rows)
+		}
+	}
+	clear(s.flight)
+	s.flight = s.flight[:0]
+	s.plan.inFlight = false
+}
+
+// commit notes that so many rows of a sequence are in the KV cache.
+func (s *Scheduler) commit(q *sequence, rows int) {
+	q.done += rows
+	s.stats.Again += uint64(min(q.done, q.high) - min(q.done-rows, q.high))
+	q.high = max(q.high, q.done)
+	q.tenant.charge(q, q.done)
+	s.publish(q)
+	s.lead(q)
+}
