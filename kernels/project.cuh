@@ -1,13 +1,14 @@
 // Projections: rows of activations times weight matrices, y = W x + bias, with
 // an optional norm before and a gate or residual after.
 //
-// One arithmetic, two kernels. A row of weights is cut into segments (by the
+// One arithmetic, several kernels. A row of weights is cut into segments (by the
 // host, from the matrix's shape alone). Within a segment the tensor cores add up
 // chunk after chunk; the sums of the segments are added in order. few (up to 8
-// rows) gives each segment to a warp of its own, so that many warps wait for
-// memory together, and rounds its rows itself; many takes what kernel prepare has
-// rounded, and walks through the segments with 64 rows at once. A row gets the
-// same bits from both, in any company.
+// rows, and one for a single one) gives each segment to a warp of its own, so that
+// many warps wait for memory together, and rounds its rows itself; many takes what
+// kernel prepare has rounded, and walks through the segments with 64 rows at once;
+// so does wide (wide.cuh) on Hopper, where many is not needed. A row gets the same
+// bits from all, in any company.
 #pragma once
 #include "activations.cuh"
 #include "formats.cuh"
