@@ -58,15 +58,22 @@ func TestHistoryOfReplacedModels(t *testing.T) {
 	f.idle(t)
 	blocks, goroutines := e.Status().KVTotal, runtime.NumGoroutine()
 
-	var left, replacements atomic.Int64
-	left.Store(int64(requests))
+	wanted := []string{"a: MAX_TOKENS beside a replacement", "b: MAX_TOKENS beside a replacement", "a: MODEL_UNLOADED"}
+	var replacements atomic.Int64
+	var stop atomic.Bool
 	var mu sync.Mutex
 	tally := map[string]int{}
+	served := 0
+	enough := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return served >= requests && !slices.ContainsFunc(wanted, func(ending string) bool { return tally[ending] == 0 })
+	}
 	var all sync.WaitGroup
 	for i := range clients {
 		random := rand.New(rand.NewPCG(uint64(i), 5))
 		all.Go(func() {
-			for left.Add(-1) >= 0 {
+			for !stop.Load() {
 				p := historyPrompts[random.IntN(len(historyPrompts))]
 				h := history{request: historyRequest(p, length, 1), answer: &answer{}}
 				before := replacements.Load()
@@ -89,13 +96,16 @@ func TestHistoryOfReplacedModels(t *testing.T) {
 				}
 				mu.Lock()
 				tally[ending]++
+				if h.started != nil {
+					served++
+				}
 				mu.Unlock()
 			}
 		})
 	}
 	random := rand.New(rand.NewPCG(3, 3))
 	pause := func() { time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond) }
-	for left.Load() > 0 {
+	for round := 0; round < requests && !enough(); round++ {
 		pause()
 		load("b")
 		replacements.Add(1)
@@ -108,12 +118,13 @@ func TestHistoryOfReplacedModels(t *testing.T) {
 		}
 		load("a")
 	}
+	stop.Store(true)
 	all.Wait()
 	f.leftNothing(t, goroutines)
 	if got := e.Status().KVTotal; got != blocks {
 		t.Errorf("%d KV blocks in all, %d before: a model was not freed", got, blocks)
 	}
-	for _, ending := range []string{"a: MAX_TOKENS beside a replacement", "b: MAX_TOKENS beside a replacement", "a: MODEL_UNLOADED"} {
+	for _, ending := range wanted {
 		if tally[ending] == 0 {
 			t.Errorf("no stream with %q", ending)
 		}
