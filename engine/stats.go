@@ -114,7 +114,11 @@ func (s *Stats) token(q *sequence) {
 func (s *Stats) ended(q *sequence, end *End, err error) {
 	took := time.Since(q.arrived)
 	s.Request.add(took)
-	s.Ended[outcomeOf(end, err)].Add(1)
+	outcome := outcomeOf(end, err)
+	s.Ended[outcome].Add(1)
+	if outcome == RequestDeadline {
+		q.leaves() // unless its context has said so before the scheduler saw it
+	}
 	if at := q.left.Load(); at > 0 {
 		s.Cancel.add(took - time.Duration(at))
 	}
