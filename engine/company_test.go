@@ -295,7 +295,7 @@ func TestPriorityComesFirst(t *testing.T) {
 	}
 	ends := make(chan int, 3)
 	for _, priority := range []int{0, -4, 3} {
-		r := pacedRequest(priority, 5, 0, 2)
+		r := pacedRequest(priority, 5, 0, 30) // long enough that none overtakes on its way to the reader
 		r.Priority = priority
 		s := submit(t, e, r)
 		go func() {

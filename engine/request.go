@@ -5,6 +5,13 @@ import (
 
 	"kigo/engine/chat"
 	"kigo/engine/sample"
+	"kigo/engine/sched"
+)
+
+// The priorities of requests, of which 0 is everybody's.
+const (
+	MinPriority = sched.MinPriority
+	MaxPriority = sched.MaxPriority
 )
 
 // Request asks for tokens. Exactly one of Text, Messages and Tokens is the
@@ -33,7 +40,7 @@ type Request struct {
 	PromptLogprobs int // the same for the prompt's tokens
 
 	Tenant   string // who asks; set by the edge from the caller's credentials only
-	Priority int    // who is served first, and stays when memory runs out: -4 to 3, 0 is everybody's
+	Priority int    // who is served first, and stays when memory runs out: MinPriority to MaxPriority
 }
 
 // Started describes an admitted request.

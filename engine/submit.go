@@ -11,7 +11,6 @@ import (
 
 	"kigo/engine/chat"
 	"kigo/engine/sample"
-	"kigo/engine/sched"
 	"kigo/engine/tokenizer"
 )
 
@@ -237,8 +236,8 @@ func (e *Engine) validate(m *served, r *Request) []Violation {
 	for _, v := range r.Sampling.Validate(m.vocab) {
 		bad("sampling."+v.Field, "%s", v.Reason)
 	}
-	if r.Priority < sched.MinPriority || r.Priority > sched.MaxPriority {
-		bad("priority", "must be from %d to %d, is %d", sched.MinPriority, sched.MaxPriority, r.Priority)
+	if r.Priority < MinPriority || r.Priority > MaxPriority {
+		bad("priority", "must be from %d to %d, is %d", MinPriority, MaxPriority, r.Priority)
 	}
 	if r.MaxTokens < 0 {
 		bad("max_tokens", "%d is negative", r.MaxTokens)

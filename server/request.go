@@ -21,6 +21,7 @@ func engineRequest(r *kigov1.ExecuteRequest, seed uint64) engine.Request {
 		Logprobs:     int(orDefault(r.Logprobs, -1)),
 
 		PromptLogprobs: int(orDefault(r.PromptLogprobs, -1)),
+		Priority:       priorityClass(int(r.GetPriority())),
 	}
 	switch p := r.GetPrompt().(type) {
 	case *kigov1.ExecuteRequest_Text:
@@ -31,6 +32,18 @@ func engineRequest(r *kigov1.ExecuteRequest, seed uint64) engine.Request {
 		q.Tokens = p.Tokens.GetIds()
 	}
 	return q
+}
+
+// priorityClass is the engine's priority, -4 to 3, of the API's -100 to 100: equal
+// parts, and 0 alone is 0.
+func priorityClass(priority int) int {
+	switch {
+	case priority > 0:
+		return 1 + (priority-1)*engine.MaxPriority/100
+	case priority < 0:
+		return -1 + (priority+1)*-engine.MinPriority/100
+	}
+	return 0
 }
 
 // samplingParams is s with the engine's defaults for what it leaves unset.

@@ -97,11 +97,12 @@ func TestLesson_EveryFieldReachesTheEngine(t *testing.T) {
 			r.Prompt = &kigov1.ExecuteRequest_Tokens{Tokens: &kigov1.TokenIds{Ids: []int32{5}}}
 		},
 		"prompt_logprobs": func(r *kigov1.ExecuteRequest) { r.PromptLogprobs = ptr[int32](2) },
+		"priority":        func(r *kigov1.ExecuteRequest) { r.Priority = ptr[int32](1) },
 		"sampling":        func(r *kigov1.ExecuteRequest) { r.Sampling.TopK = ptr[int32](1) },
 	}
 	// Not for the engine: the edge itself serves or refuses them.
 	edge := []string{
-		"n", "priority", "resume_grace", "response_format", "tools", "tool_choice",
+		"n", "resume_grace", "response_format", "tools", "tool_choice",
 		"metrics_interval", "correlation_id",
 	}
 
@@ -153,6 +154,22 @@ func TestValidationByTheEngine(t *testing.T) {
 	}
 }
 
+// Priorities of the API are those of the engine in equal parts; 0 is everybody's.
+func TestPriorityClasses(t *testing.T) {
+	t.Parallel()
+	_, run := captured(t)
+	for priority, want := range map[int32]int{
+		-100: engine.MinPriority, -76: -4, -75: -3, -51: -3, -50: -2, -26: -2, -25: -1, -1: -1,
+		0: 0, 1: 1, 34: 1, 35: 2, 67: 2, 68: 3, 100: engine.MaxPriority,
+	} {
+		r := textRequest("a", 1)
+		r.Priority = ptr(priority)
+		if got := run(r).Priority; got != want {
+			t.Errorf("%d is %d for the engine, want %d", priority, got, want)
+		}
+	}
+}
+
 func TestNotServedIsNamed(t *testing.T) {
 	t.Parallel()
 	f, _ := captured(t)
@@ -164,7 +181,6 @@ func TestNotServedIsNamed(t *testing.T) {
 	}
 	for field, set := range map[string]func(*kigov1.ExecuteRequest){
 		"n":            func(r *kigov1.ExecuteRequest) { r.N = ptr[int32](2) },
-		"priority":     func(r *kigov1.ExecuteRequest) { r.Priority = ptr[int32](-1) },
 		"resume_grace": func(r *kigov1.ExecuteRequest) { r.ResumeGrace = durationpb.New(time.Second) },
 		"response_format": func(r *kigov1.ExecuteRequest) {
 			r.ResponseFormat = &kigov1.ResponseFormat{Format: &kigov1.ResponseFormat_Grammar{Grammar: "root ::= x"}}
@@ -184,7 +200,7 @@ func TestNotServedIsNamed(t *testing.T) {
 	}
 	// Asking for what is the default anyway is served.
 	r := textRequest("a", 1)
-	r.N, r.Priority, r.ResumeGrace = ptr[int32](1), ptr[int32](0), durationpb.New(0)
+	r.N, r.ResumeGrace = ptr[int32](1), durationpb.New(0)
 	f.mustExecute(t, r)
 }
 

@@ -155,7 +155,6 @@ func notServed(r *kigov1.ExecuteRequest) []string {
 		}
 	}
 	add(r.GetN() > 1, "n")
-	add(r.GetPriority() != 0, "priority")
 	add(r.GetResumeGrace().AsDuration() > 0, "resume_grace")
 	add(r.GetResponseFormat() != nil, "response_format")
 	add(len(r.GetTools()) > 0, "tools")

@@ -127,8 +127,9 @@ type ExecuteRequest struct {
 	// How many answers to generate for the prompt, 1 to 128. Default 1. More
 	// than one is not served: UNIMPLEMENTED.
 	N *int32 `protobuf:"varint,13,opt,name=n,proto3,oneof" json:"n,omitempty"`
-	// Requests of a higher priority go first, -100 to 100. Default 0. Others are
-	// not served: UNIMPLEMENTED.
+	// Requests of a higher priority go first, -100 to 100, and keep their place
+	// when memory runs out; who waits long rises. Default 0. The server tells four
+	// classes below 0 and three above: 1 to 34 are one, -1 to -25 are one.
 	Priority *int32 `protobuf:"varint,14,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
 	// How long the request survives the loss of its stream, to be continued with
 	// Resume, at most 10 minutes. Default 0: losing the stream cancels. Others
