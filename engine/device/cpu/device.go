@@ -29,6 +29,7 @@ type Config struct {
 type Device struct {
 	cfg     Config
 	name    string // the processor's
+	limit   uint64 // bytes of memory that the process may have; 0: all
 	path    *path
 	workers *workers
 	close   sync.Once
@@ -49,16 +50,32 @@ func New(cfg Config) (*Device, error) {
 			return nil, err
 		}
 	}
-	return &Device{cfg: cfg, name: processorName(), path: p, workers: startWorkers(cfg.Threads)}, nil
+	return &Device{cfg: cfg, name: processorName(), limit: memoryLimit(), path: p, workers: startWorkers(cfg.Threads)}, nil
 }
 
 // stepRows is small: on a CPU rows cost nearly the same in any company.
 const stepRows = 16
 
+// within is memory in all and free where the process may have less than the machine
+// has, and has used bytes of it already.
+func within(limit, used, total, free uint64) (uint64, uint64) {
+	left := uint64(0)
+	if used < limit {
+		left = limit - used
+	}
+	if total == 0 {
+		return limit, left
+	}
+	return min(total, limit), min(free, left)
+}
+
 // Info describes the processor, with what is used of it, and the machine's
-// memory.
+// memory, or what the process's control group may have of it.
 func (d *Device) Info() device.Info {
 	total, free := machineMemory()
+	if d.limit > 0 {
+		total, free = within(d.limit, residentMemory(), total, free)
+	}
 	return device.Info{
 		Kind: "cpu", Name: d.name + " (" + d.path.name + ")", Threads: d.cfg.Threads,
 		MemoryTotal: total, MemoryFree: free, StepRows: stepRows,

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,6 +27,30 @@ func machineMemory() (total, free uint64) {
 		return true
 	})
 	return total, free
+}
+
+// memoryLimit is what the process's control group, a container's for example, may
+// have at most, in bytes; 0 when nothing limits it.
+func memoryLimit() uint64 {
+	limit, err := memlimit.FromCgroup()
+	if err != nil {
+		return 0 // no limit, or none that can be read: the machine's memory it is
+	}
+	return limit
+}
+
+// residentMemory is what the process has at present, in bytes; 0 when unknown.
+func residentMemory() (bytes uint64) {
+	eachLine("/proc/self/status", func(key, value string) bool {
+		if key != "VmRSS" {
+			return true
+		}
+		if kib, err := strconv.ParseUint(strings.TrimSuffix(value, " kB"), 10, 54); err == nil {
+			bytes = kib << 10
+		}
+		return false
+	})
+	return bytes
 }
 
 func processorName() string {
