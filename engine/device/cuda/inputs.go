@@ -1,0 +1,103 @@
+package cuda
+
+import (
+	"errors"
+
+	"kigo/engine/device"
+)
+
+// inputs are a step's numbers on their way to the device: one pinned buffer,
+// copied as a whole. It is written when no step is under way.
+type inputs struct {
+	maxRows int
+	host    []byte
+	device  buffer
+	ints    []int32 // host as numbers
+}
+
+// The order of the parts: tokens, positions, tableOf and pick of maxRows each,
+// tiles of four times that, then the tables.
+const inputParts = 4 + tileInts
+
+func (in *inputs) init(d *Device, rows, tables int) error {
+	in.maxRows = rows
+	return in.grow(d, tables)
+}
+
+// grow makes room for so many numbers of tables.
+func (in *inputs) grow(d *Device, tables int) (err error) {
+	if err := in.free(d); err != nil {
+		return err
+	}
+	size := 4 * (inputParts*in.maxRows + tables)
+	if in.host, err = d.drv.HostAlloc(size); err != nil {
+		return d.wrap(err, "memory for inputs")
+	}
+	in.ints = int32s(in.host)
+	in.device, err = d.allocate(uint64(size), "inputs")
+	return err
+}
+
+func (in *inputs) free(d *Device) error {
+	var err error
+	if in.host != nil {
+		err = d.drv.HostFree(in.host)
+		in.host, in.ints = nil, nil
+	}
+	return d.wrap(errors.Join(err, d.release(&in.device)), "memory for inputs")
+}
+
+func (in *inputs) part(n int) []int32 { return in.ints[n*in.maxRows : (n+1)*in.maxRows] }
+
+// at is the device address of a part.
+func (in *inputs) at(n int) uint64 { return uint64(in.device.ptr) + uint64(4*n*in.maxRows) }
+
+func (in *inputs) tokens() uint64    { return in.at(0) }
+func (in *inputs) positions() uint64 { return in.at(1) }
+func (in *inputs) tableOf() uint64   { return in.at(2) }
+func (in *inputs) pick() uint64      { return in.at(3) }
+func (in *inputs) tables() uint64    { return in.at(inputParts) }
+
+// tiles is where the tiles of attention begin, from one on.
+func (in *inputs) tiles(from int) uint64 { return in.at(4) + uint64(4*tileInts*from) }
+
+// fits says whether there is room for the step's tables, and what they need.
+func (in *inputs) fits(step *device.Step, blockSize int) (need int, ok bool) {
+	need = 1
+	for _, s := range step.Seqs {
+		need += ceilDiv(s.Start+s.Rows, blockSize)
+	}
+	return need, need <= len(in.ints)-inputParts*in.maxRows
+}
+
+// write fills in a step that fits and sends it. Rows that fill it up to shape's have
+// token 0 at position 0 of a sequence whose one block is nobody's; their logits, if
+// shape has more than the step, are those of the last of them.
+//
+// Tables are sent as a whole, though most of them is what it was in the step before:
+// for 16 tokens' keys and values, which attention will read, that is one number.
+func (in *inputs) write(d *Device, step *device.Step, shape *stepShape, blockSize, nobody int) error {
+	copy(in.part(0), step.Tokens)
+	positions, tableOf, pick, tables := in.part(1), in.part(2), in.part(3), in.ints[inputParts*in.maxRows:]
+	tables[0] = int32(nobody)
+	row, at := 0, 1
+	for i := range step.Seqs {
+		s := &step.Seqs[i]
+		for r := range s.Rows {
+			positions[row], tableOf[row] = int32(s.Start+r), int32(at)
+			row++
+		}
+		at += copy(tables[at:], s.Blocks[:ceilDiv(s.Start+s.Rows, blockSize)])
+	}
+	for ; row < shape.rows; row++ {
+		in.part(0)[row], positions[row], tableOf[row] = 0, 0, 0
+	}
+	for i, r := range step.Logits {
+		pick[i] = int32(r)
+	}
+	for i := len(step.Logits); i < shape.logits; i++ {
+		pick[i] = int32(shape.rows - 1)
+	}
+	writeTiles(in.ints[4*in.maxRows:inputParts*in.maxRows], step, shape, blockSize)
+	return d.drv.CopyToDevice(in.device.ptr, in.host[:4*(inputParts*in.maxRows+at)], d.stream)
+}

@@ -1,0 +1,303 @@
+package cuda
+
+import (
+	"fmt"
+
+	"kigo/engine/device"
+	"kigo/kernels"
+)
+
+const (
+	fewRows        = 8
+	manyRows       = 64
+	manyWarps      = 8
+	manyHalfStride = 256*2 + 32
+	manySumStride  = 256/16 + 4
+	manyShared     = 2 * manyRows * (manyHalfStride + 4*manySumStride)
+	fewSharedLimit = 96 << 10 // beyond it, many does as well
+	normWarps      = 8
+
+	fewWarps    = 8
+	wideWarps   = 8
+	wideOutputs = 128
+	wideStages  = 5
+	wideColumns = 64
+)
+
+// wideRows are the numbers of rows of a block for which there is a kernel wide.
+var wideRows = [...]int{32, 64, 128}
+
+// maxCluster is how many blocks may form a cluster on every GPU that has them.
+const maxCluster = 8
+
+// wideShared is the dynamic shared memory of wide for so many rows, where so many
+// blocks share the segments; see kernels/wide.cuh.
+func wideShared(rows, splits, segments int) int {
+	stages := wideStages * (rows*(wideColumns*2+wideColumns/16*4) + 16)
+	sums := 4 * rows * (wideOutputs + 4)
+	if splits == 1 {
+		return max(stages, sums)
+	}
+	return stages + segments/splits*sums
+}
+
+// product is one launch of a projection: matrices of one format and width, by
+// the kernel that fits the number of rows.
+type product struct {
+	tiles          int // of all matrices; of one with a gate
+	sms            int // multiprocessors of the GPU
+	one, few, many *launch[kernels.ProjectParams]
+	wide           [len(wideRows)]*launch[kernels.ProjectParams] // all are there, or many is
+}
+
+// all are the launches that there are.
+func (pr *product) all() (there []*launch[kernels.ProjectParams]) {
+	for _, l := range append([]*launch[kernels.ProjectParams]{pr.one, pr.few, pr.many}, pr.wide[:]...) {
+		if l != nil {
+			there = append(there, l)
+		}
+	}
+	return there
+}
+
+// matrix describes a weight matrix to the kernels; out is where its result goes.
+func (x *executable) matrix(weight, bias device.TensorID, out uint64) kernels.Matrix {
+	p := &x.ws.places[weight]
+	m := kernels.Matrix{
+		Bias:  x.vector(bias),
+		Out:   out,
+		Outs:  uint32(p.tensor.Rows),
+		Tiles: uint32(ceilDiv(p.tensor.Rows, tileRows)),
+	}
+	for i := range m.Plane {
+		m.Plane[i] = uint64(x.ws.mem.ptr) + p.offset + p.plane[i].Offset
+	}
+	return m
+}
+
+// newProduct prepares the launches of up to three matrices of the format and
+// width of like, or of a gated pair, for rows at in with an optional norm.
+func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix, gated bool, in, residual uint64, norm *device.Norm) (*product, error) {
+	p := &x.ws.places[like]
+	params := kernels.ProjectParams{
+		In:   in,
+		Half: x.half, Sums: x.sums, Scale: x.scales,
+		Residual: residual,
+		Matrices: uint32(len(matrices)),
+		Width:    uint32(p.tensor.Cols),
+		Stride:   uint32(stride(p.tensor.Cols)),
+		Steps:    uint32(p.steps()),
+	}
+	if norm != nil {
+		params.Gain, params.Eps = x.vector(norm.Weight), norm.Eps
+	}
+	copy(params.Matrix[:], matrices)
+	if gated {
+		params.Gated = 1
+		params.Tiles = matrices[0].Tiles
+	} else {
+		for _, m := range matrices {
+			params.Tiles += m.Tiles
+		}
+	}
+	params.Segments = uint32(x.segments(p, gated, int(params.Tiles)))
+	warps := int(params.Segments) // of all blocks that share a tile
+	if gated {
+		warps *= 2
+	}
+	pr := &product{tiles: int(params.Tiles), sms: x.dev.props.SMs}
+	prepare := func(name string, threads, shared int) (*launch[kernels.ProjectParams], error) {
+		l, err := newLaunch(x.dev, name, threads, params)
+		if err != nil {
+			return nil, err
+		}
+		l.how.Shared = uint32(shared)
+		return l, x.dev.allowShared(l.kernel, shared)
+	}
+	for _, k := range []struct {
+		to     **launch[kernels.ProjectParams]
+		prefix string
+		rows   int
+	}{{&pr.one, "one_", 1}, {&pr.few, "few_", fewRows}} {
+		shared := fewShared(int(params.Stride), k.rows, warps)
+		if shared > fewSharedLimit {
+			continue
+		}
+		l, err := prepare(k.prefix+p.scheme.kernel, 32*fewWarps, shared)
+		if err != nil {
+			return nil, err
+		}
+		blocks, err := x.dev.resident(l, pr.tiles)
+		if err != nil {
+			return nil, err
+		}
+		// All walk through equally many tiles.
+		blocks = ceilDiv(pr.tiles, ceilDiv(pr.tiles, blocks))
+		l.grid(blocks, 1, 1)
+		if warps > fewWarps {
+			l.how.Cluster = uint32(warps / fewWarps)
+			l.how.Grid[0] *= l.how.Cluster
+		}
+		*k.to = l
+	}
+	for i, rows := range wideRows {
+		name := fmt.Sprintf("wide%d_%s", rows, p.scheme.kernel)
+		if x.dev.code.kernels[name] == nil {
+			continue // not in the machine code for this GPU
+		}
+		most := 0
+		for splits := 1; splits <= min(maxCluster, int(params.Segments)); splits *= 2 {
+			if shared := wideShared(rows, splits, int(params.Segments)); shared <= x.dev.props.SharedPerBlockOptin {
+				most = max(most, shared)
+			}
+		}
+		l, err := prepare(name, 32*wideWarps, most)
+		if err != nil {
+			return nil, err
+		}
+		pr.wide[i] = l
+	}
+	if pr.wide[0] == nil {
+		l, err := prepare("many_"+p.scheme.kernel, 32*manyWarps, manyShared)
+		if err != nil {
+			return nil, err
+		}
+		pr.many = l
+	}
+	return pr, nil
+}
+
+// rank makes the kernels note the largest output of each row.
+func (pr *product) rank(best uint64) {
+	for _, l := range pr.all() {
+		l.params.Best = best
+	}
+}
+
+// segments is into how many parts, summed apart, a row of weights is cut. It
+// decides the order of the sum, so it depends on the matrices and the GPU's kind
+// alone and is the same for all rows of activations. Where a tile to a block keeps
+// less than half of an H100's multiprocessors busy, two blocks share it, if clusters
+// exist and there is enough to share.
+func (x *executable) segments(p *placement, gated bool, tiles int) int {
+	switch {
+	case gated:
+		return fewWarps / 2
+	case x.dev.props.Clusters && tiles <= 66 && p.steps()*p.scheme.stepCols >= 2048:
+		return 2 * fewWarps
+	}
+	return fewWarps
+}
+
+// fewShared is the dynamic shared memory of one (rows 1) and few (rows 8); see
+// kernels/project.cuh.
+func fewShared(stride, rows, warps int) int {
+	return rows*(2*stride+32) + 4*rows*(stride/16+1) + 2*4*warps*tileRows*rows + 2*4*rows*normWarps
+}
+
+// takes says which kernel multiplies so many rows. Only many and wide need what
+// prepare makes, each in an order of its own; which of them there is, is the same for
+// all formats.
+func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
+	switch {
+	case rows == 1 && pr.one != nil:
+		return pr.one
+	case rows <= fewRows && pr.few != nil:
+		return pr.few
+	}
+	for i, l := range pr.wide {
+		if l != nil && (rows <= wideRows[i] || i == len(wideRows)-1) {
+			return l
+		}
+	}
+	return pr.many
+}
+
+// isWide says whether a launch is one of wide's, and for how many rows.
+func (pr *product) isWide(l *launch[kernels.ProjectParams]) (rows int, ok bool) {
+	for i, w := range pr.wide {
+		if l == w {
+			return wideRows[i], true
+		}
+	}
+	return 0, false
+}
+
+// tilesOf is how many tiles of one matrix a block of many or wide has: a warp has
+// one, of either matrix with a gate.
+func tilesOf(l *launch[kernels.ProjectParams]) int {
+	n := int(l.how.Block[0]) / 32
+	if l.params.Gated != 0 {
+		n /= 2
+	}
+	return n
+}
+
+// run multiplies rows; pick is the address of their numbers, or 0.
+func (pr *product) run(x *executable, rows int, pick uint64) error {
+	l := pr.takes(rows)
+	high, isWide := pr.isWide(l)
+	switch {
+	case isWide:
+		pr.spread(x, l, rows, high)
+	case l == pr.many:
+		l.grid(ceilDiv(rows, manyRows), ceilDiv(pr.tiles, tilesOf(l)), 1)
+	}
+	l.params.Rows, l.params.Pick = uint32(rows), pick
+	return start(x.dev, l, x.dev.stream)
+}
+
+// spread sets the grid of wide. Where there are far fewer blocks than multiprocessors,
+// clusters of blocks share the segments, as far as there is shared memory.
+func (pr *product) spread(x *executable, l *launch[kernels.ProjectParams], rows, high int) {
+	segments := int(l.params.Segments)
+	across, down, splits := ceilDiv(rows, high), ceilDiv(pr.tiles, tilesOf(l)), 1
+	for next := 2; next <= min(maxCluster, segments) && 2*across*down*splits <= pr.sms; next *= 2 {
+		if wideShared(high, next, segments) <= x.dev.props.SharedPerBlockOptin {
+			splits = next
+		}
+	}
+	l.params.StageRows = uint32(stageRows(rows, high))
+	l.grid(across*splits, down, 1)
+	l.how.Cluster, l.how.Shared = 0, uint32(wideShared(high, splits, segments))
+	if splits > 1 {
+		l.how.Cluster = uint32(splits)
+	}
+}
+
+// stageRows is how many rows a stage of wide has (PrepareParams.stage_rows).
+func stageRows(rows, high int) int { return ceilDiv(rows, high) * high }
+
+// newPrepare makes what enters a product of the values at in.
+func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bool) (*launch[kernels.PrepareParams], error) {
+	p := kernels.PrepareParams{
+		In: in, Half: x.half, Sums: x.sums, Scale: x.scales,
+		Width: uint32(width), Stride: uint32(stride(width)),
+	}
+	if norm != nil {
+		p.Gain, p.Eps = x.vector(norm.Weight), norm.Eps
+	}
+	if wide || x.watched() {
+		p.Wide = x.wide
+	}
+	return newLaunch(x.dev, "prepare", 256, p)
+}
+
+// prepareFor rounds rows for products that do not do it themselves, or where
+// somebody wants to see them.
+func (x *executable) prepareFor(l *launch[kernels.PrepareParams], rows int, wanted bool, products ...*product) error {
+	wanted = wanted || x.watched()
+	l.params.StageRows = 0
+	for _, pr := range products {
+		k := pr.takes(rows)
+		if high, isWide := pr.isWide(k); isWide {
+			wanted, l.params.StageRows = true, uint32(stageRows(rows, high))
+		}
+		wanted = wanted || k == pr.many
+	}
+	if !wanted {
+		return nil
+	}
+	l.params.Rows = uint32(rows)
+	return start(x.dev, l.grid(rows, 1, 1), x.dev.stream)
+}
