@@ -1,6 +1,6 @@
 // The projections of every format. See project.cuh.
-
-#include "project.cuh"
+#include "few.cuh"
+#include "many.cuh"
 
 // Where wide is (wide.cu), many is not needed.
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL

@@ -190,7 +190,7 @@ func (x *executable) segments(p *placement, gated bool, tiles int) int {
 }
 
 // fewShared is the dynamic shared memory of one (rows 1) and few (rows 8); see
-// kernels/project.cuh.
+// kernels/few.cuh.
 func fewShared(stride, rows, warps int) int {
 	return rows*(2*stride+32) + 4*rows*(stride/16+1) + 2*4*warps*tileRows*rows + 2*4*rows*normWarps
 }
