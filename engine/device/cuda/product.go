@@ -7,6 +7,7 @@ import (
 	"kigo/kernels"
 )
 
+// The shapes of kernels/few.cuh, many.cuh and wide.cuh.
 const (
 	fewRows        = 8
 	manyRows       = 64
