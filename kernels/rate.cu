@@ -1,7 +1,7 @@
 // How fast the tensor cores are by the instructions that the kernels of this folder
 // multiply with, halves with sums in float32, when nothing has to be fetched: what a
 // product by that instruction can reach at most. Results mean nothing.
-#include "kigo.cuh"
+#include "wgmma.cuh"
 
 #define OPERANDS_A 2
 #define OPERANDS_B 4
@@ -62,25 +62,6 @@ KIGO_KERNEL(rate_mma, RateParams, __launch_bounds__(256)) {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-// d[64 x 128] += a[64 x 16] * b[16 x 128], by four warps together.
-static __device__ __forceinline__ void wgmma(float *d, const uint32_t *a, uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-                   "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-                   "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-                   "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-                   "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-                   "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-                   "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
 // wgmma.m64n128k16, the first operand from registers, the second from shared memory: four
 // chunks of 16 columns side by side in rows of 128 bytes, swizzled. The warps of a
 // block, and those of other blocks, take turns while one waits for its sums.
@@ -106,13 +87,13 @@ KIGO_KERNEL(rate_wgmma, RateParams, __launch_bounds__(256)) {
     const uint64_t b = (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)64 << 32 | (uint64_t)1 << 62;
 #pragma unroll 1
     for (uint32_t round = 0; round < p.rounds; round++) {
-        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+        wgmma_fence();
 #pragma unroll
         for (uint32_t i = 0; i < kRateWgmmas; i++) {
-            wgmma(sum, a[i % 2], b + i % 4 * 2); // a chunk is 32 bytes, and descriptors count in 16
+            wgmma<128>(sum, a[i % 2], b + i % 4 * 2, true); // a chunk is 32 bytes, and descriptors count in 16
         }
-        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-        asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+        wgmma_commit();
+        wgmma_wait<0>();
     }
     float all = 0.f;
 #pragma unroll
