@@ -101,8 +101,8 @@ func (s *Scheduler) firstToken(fresh, priority int) int64 {
 	for _, q := range s.running {
 		switch {
 		case q.paused:
-		case q.todo() > 1:
-			rows += q.todo()
+		case q.rowsLeft() > 1:
+			rows += q.rowsLeft()
 		default:
 			single++
 		}

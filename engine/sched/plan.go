@@ -75,8 +75,8 @@ func (s *Scheduler) fill() {
 	s.prompts = s.prompts[:0]
 	for _, q := range s.running {
 		switch {
-		case q.paused || q.todo() == 0:
-		case q.todo() == 1:
+		case q.paused || q.rowsLeft() == 0:
+		case q.rowsLeft() == 1:
 			single++
 		default:
 			q.rank = int64(q.level) + (s.now-q.rowAt)/s.cfg.Aging
@@ -99,7 +99,7 @@ func (s *Scheduler) fill() {
 		if room == 0 {
 			break
 		}
-		rows := min(q.todo(), room)
+		rows := min(q.rowsLeft(), room)
 		s.work(q, rows)
 		room -= rows
 	}
@@ -114,7 +114,7 @@ func (s *Scheduler) fillSingle(room int, turns bool) {
 	for i := range s.running {
 		at := (s.turn + i) % len(s.running)
 		q := s.running[at]
-		if q.paused || q.todo() != 1 {
+		if q.paused || q.rowsLeft() != 1 {
 			continue
 		}
 		if room == 0 {
@@ -143,7 +143,7 @@ func (s *Scheduler) work(q *sequence, rows int) {
 		Start:  q.done,
 		Rows:   rows,
 		Blocks: q.blocks,
-		Logits: rows == q.todo(),
+		Logits: rows == q.rowsLeft(),
 	})
 	s.plan.Rows += rows
 	s.flight = append(s.flight, q)

@@ -29,7 +29,7 @@ func (s *Scheduler) secure() {
 func (s *Scheduler) weakest(pausedOnly bool) *sequence {
 	var w *sequence
 	for _, q := range s.running {
-		if q.todo() == 0 || pausedOnly && !q.paused {
+		if q.rowsLeft() == 0 || pausedOnly && !q.paused {
 			continue
 		}
 		if w == nil || weaker(q, w) {

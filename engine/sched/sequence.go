@@ -55,8 +55,8 @@ type sequence struct {
 	prev, next *sequence // neighbours in its tenant's queue
 }
 
-// todo is how many rows wait to be computed.
-func (q *sequence) todo() int { return q.known - q.done }
+// rowsLeft is how many rows wait to be computed.
+func (q *sequence) rowsLeft() int { return q.known - q.done }
 
 func (s *Scheduler) newSequence(r *Request, id ID, t *tenant, keys []kv.Key, fresh int) *sequence {
 	s.order++
