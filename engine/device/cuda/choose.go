@@ -45,19 +45,28 @@ func (x *executable) wait() error {
 	return x.dev.wrap(x.dev.drv.SyncStream(x.dev.stream), "step of %d rows", x.shape.rows)
 }
 
-// Largest waits, and reads what Begin has brought.
-func (x *executable) Largest() ([]device.Ranked, error) {
-	if err := x.open("largest"); err != nil {
+// ended waits for the step whose results somebody asks for, and binds the context.
+func (x *executable) ended(doing string) (unbind func(), err error) {
+	if err := x.open(doing); err != nil {
 		return nil, err
 	}
-	unbind, err := x.dev.bind()
+	if unbind, err = x.dev.bind(); err != nil {
+		return nil, err
+	}
+	if err := x.wait(); err != nil {
+		unbind()
+		return nil, err
+	}
+	return unbind, nil
+}
+
+// Largest waits, and reads what Begin has brought.
+func (x *executable) Largest() ([]device.Ranked, error) {
+	unbind, err := x.ended("largest")
 	if err != nil {
 		return nil, err
 	}
 	defer unbind()
-	if err := x.wait(); err != nil {
-		return nil, err
-	}
 	c := &x.choosing
 	c.largest = c.largest[:0]
 	for i := range x.shape.logits {
@@ -155,17 +164,11 @@ func (x *executable) Top(wants []device.Want) ([][]device.Ranked, error) {
 			return nil, fmt.Errorf("the %d largest logits of row %d of %d", w.N, w.Row, x.shape.logits)
 		}
 	}
-	if err := x.open("top"); err != nil {
-		return nil, err
-	}
-	unbind, err := x.dev.bind()
+	unbind, err := x.ended("top")
 	if err != nil {
 		return nil, err
 	}
 	defer unbind()
-	if err := x.wait(); err != nil {
-		return nil, err
-	}
 	return x.rank(wants)
 }
 
@@ -293,17 +296,11 @@ func (x *executable) Fetch(rows []int) ([]float32, error) {
 			return nil, fmt.Errorf("logits of row %d of %d", r, x.shape.logits)
 		}
 	}
-	if err := x.open("fetch"); err != nil {
-		return nil, err
-	}
-	unbind, err := x.dev.bind()
+	unbind, err := x.ended("fetch")
 	if err != nil {
 		return nil, err
 	}
 	defer unbind()
-	if err := x.wait(); err != nil {
-		return nil, err
-	}
 	return x.fetchRows(rows)
 }
 
