@@ -65,8 +65,8 @@ struct WeightsF16 {
     __device__ __forceinline__ void load(const Cursor &c, int step) { w = load_weights(c.plane[0] + step * 512); }
     __device__ __forceinline__ void fragment(uint32_t *a) const {
         a[0] = w.x;
-        a[1] = w.z;
-        a[2] = w.y;
+        a[1] = w.y;
+        a[2] = w.z;
         a[3] = w.w;
     }
     template <class S> __device__ __forceinline__ void give(S &sink, int) const {
@@ -84,8 +84,8 @@ struct WeightsBF16 : WeightsF16 {
     }
     __device__ __forceinline__ void fragment(uint32_t *a) const {
         a[0] = convert(w.x);
-        a[1] = convert(w.z);
-        a[2] = convert(w.y);
+        a[1] = convert(w.y);
+        a[2] = convert(w.z);
         a[3] = convert(w.w);
     }
     template <class S> __device__ __forceinline__ void give(S &sink, int) const {

@@ -7,10 +7,11 @@
 // of the file can be computed from them.
 //
 // In a plane of fragments, the 32-byte units of 16 rows make a record of 512
-// bytes, one 16-byte load for each lane of a warp: lane l has pieces of row l/4
-// in its first half and of row l/4 + 8 in the second. Of 16-bit weights it has
-// one piece of 8 bytes, k = 4*(l%4) ... + 3 of 16; of packed ones two pieces of 4
-// bytes, bytes 4*(l%4) ... + 3 of both 16-byte parts of the unit.
+// bytes, one 16-byte load for each lane of a warp, four words of rows l/4 and
+// l/4 + 8. Of packed weights, lane l has first two of the former, bytes 4*(l%4) ... + 3
+// of both 16-byte parts of the unit, and then those of the latter. Of 16-bit weights,
+// where k = 4*(l%4) ... + 3 of 16 are two words, the rows alternate: the words are in
+// the order of an mma's operand, and a load can put them where it reads.
 //
 // In other planes the units of rows r and r + 8 of 16 stand side by side, because
 // the lanes that work on one of them work on the other, too.
@@ -27,8 +28,10 @@ __device__ __forceinline__ uint64_t locate_in_block(const Layout &l, uint32_t ro
     uint32_t at = block * seg.bytes + (j - seg.start);
     uint32_t unit = at >> p.shift, in = at & (p.unit - 1), r = row & 15, inner;
     if (p.piece) {
-        uint32_t piece = p.piece == 8 ? in >> 3 : in >> 2, c = piece & 3, slot = piece >> 2; // 8 or 4
-        inner = ((r & 7) * 4 + c) * 16 + (r >> 3) * 8 + slot * p.piece + (in & (p.piece - 1));
+        const uint32_t half = r >> 3, n = in >> 2; // of the rows, of the words
+        const bool pairs = p.piece == 8;
+        const uint32_t lane = (r & 7) * 4 + (pairs ? n >> 1 : n & 3), word = pairs ? (n & 1) * 2 + half : half * 2 + (n >> 2);
+        inner = lane * 16 + word * 4 + (in & 3);
     } else {
         inner = ((r & 7) * 2 + (r >> 3)) * p.unit + in;
     }

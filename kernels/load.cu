@@ -23,8 +23,12 @@ __device__ __forceinline__ uint64_t mix(uint64_t x) {
 __device__ __forceinline__ uint64_t gather(const Layout &l, uint64_t at) {
     uint64_t row = at / l.row_bytes;
     uint32_t byte = (uint32_t)(at - row * l.row_bytes);
-    if (l.row_bytes % 8 == 0 && (l.segments == 0 || l.plane[0].piece == 8))
-        return *(const uint64_t *)locate(l, (uint32_t)row, byte); // 32-bit rows, and pieces of 16-bit ones, are whole words
+    if (l.row_bytes % 8 == 0 && l.segments == 0)
+        return *(const uint64_t *)locate(l, (uint32_t)row, byte);
+    if (l.row_bytes % 8 == 0 && l.plane[0].piece == 8) { // a lane's two words of a row
+        const uint32_t *piece = (const uint32_t *)locate(l, (uint32_t)row, byte);
+        return piece[0] | (uint64_t)piece[2] << 32;
+    }
     uint64_t word = 0;
     if (l.segments == 0) {
         for (int i = 0; i < 4 && at + 2 * i < l.size; i++)

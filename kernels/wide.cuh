@@ -249,17 +249,21 @@ template <class W, int N> struct WideSink {
 template <class W, int N, bool SUMS> __device__ __forceinline__ void wide_plain(const ProjectParams &p, WideSums<W, N> &sums, Stages<N, SUMS> &stages, const Matrix &m, uint32_t tile, uint32_t begin, uint32_t end) {
     constexpr int GROUPS = Wide<N>::GROUPS;
     const uint32_t first = begin / 4, whole = end / 4; // the stage at the end may be cut short
+    // Loads have no condition, so that they can go straight to where wgmma reads: those
+    // beyond the last stage read it once more.
     Cursor at = cursor<W>(m, tile, p.steps, begin, threadIdx.x % 32);
     W w[GROUPS][4];
-    auto load = [&](W *to, int group, uint32_t stage) {
-        if (stage < whole)
+    auto load = [&](W *to, uint32_t stage) {
 #pragma unroll
-            for (int u = 0; u < 4; u++)
-                to[u].load(at, group * 4 + u);
+        for (int u = 0; u < 4; u++)
+            to[u].load(at, u);
+        if (stage + 1 < whole)
+            advance<W>(at, 4);
     };
+    if (first < whole)
 #pragma unroll
-    for (int g = 0; g < GROUPS; g++)
-        load(w[g], g, first + g);
+        for (int g = 0; g < GROUPS; g++)
+            load(w[g], first + g);
     wait_for_previous();
     stages.begin();
 #pragma unroll 1
@@ -286,9 +290,8 @@ template <class W, int N, bool SUMS> __device__ __forceinline__ void wide_plain(
             // The stage before has been multiplied now: its registers are free.
             stages.leave_before(stage + g > first);
             if (stage + g > first)
-                load(w[(g + GROUPS - 1) % GROUPS], g + GROUPS - 1, stage + g + GROUPS - 1);
+                load(w[(g + GROUPS - 1) % GROUPS], stage + g + GROUPS - 1);
         }
-        advance<W>(at, GROUPS * 4);
     }
     wgmma_wait<0>();
     if (whole * 4 == end)

@@ -28,9 +28,12 @@ func locate(l *kernels.Layout, row, at int) uint64 {
 	r := row % tileRows
 	inner := 0
 	if p.Piece > 0 {
-		piece := int(p.Piece)
-		n := in / piece
-		inner = (r%8*4+n%4)*16 + r/8*8 + n/4*piece + in%piece
+		n := in / 4 // the word
+		lane, word := r%8*4+n%4, r/8*2+n/4
+		if p.Piece == 8 {
+			lane, word = r%8*4+n/2, n%2*2+r/8
+		}
+		inner = lane*16 + word*4 + in%4
 	} else {
 		inner = (r%8*2+r/8)*int(p.Unit) + in
 	}
