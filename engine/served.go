@@ -233,7 +233,7 @@ func (m *served) readTokenizer(p *plan) error {
 }
 
 func (m *served) compile(dev device.Device, p *plan, rows int) (err error) {
-	if m.cache, err = dev.NewCache(p.shape, p.blocks); err != nil {
+	if m.cache, err = device.WholeCache(dev, p.shape, p.blocks); err != nil {
 		return err
 	}
 	m.exec, err = dev.Compile(p.program, m.weights, m.cache, device.CompileOptions{MaxRows: rows})
