@@ -130,8 +130,10 @@ type Engine struct {
 // gauges are the owner's counts after its latest step, and how long it will be until
 // there is room in a full queue.
 type gauges struct {
-	running, waiting, kvUsed, kvTotal int
-	retry                             time.Duration
+	running, waiting          int
+	kvUsed, kvMapped, kvTotal int
+	kvShort                   bool
+	retry                     time.Duration
 }
 
 // New makes an engine and opens its device.
@@ -198,7 +200,7 @@ func (e *Engine) Models() []ModelInfo {
 	if e.serving == nil {
 		return nil
 	}
-	return []ModelInfo{e.serving.info}
+	return []ModelInfo{e.serving.describe()}
 }
 
 // model finds a loaded model; an empty name means whichever there is.
@@ -248,7 +250,9 @@ func (e *Engine) Status() Status {
 		},
 		Started:   e.born,
 		KVUsed:    g.kvUsed,
+		KVMapped:  g.kvMapped,
 		KVTotal:   g.kvTotal,
+		KVShort:   g.kvShort,
 		KVTokens:  blockTokens,
 		Steps:     e.steps.Load(),
 		Tokens:    e.tokens.Load(),
@@ -274,7 +278,7 @@ func (e *Engine) Status() Status {
 	s.Running = min(g.running, len(e.streams))
 	s.Waiting = len(e.streams) - s.Running
 	if e.serving != nil {
-		m := e.serving.info
+		m := e.serving.describe()
 		s.Model = &m
 		s.Device.MemoryUsed = m.Memory.Weights + m.Memory.KV + m.Memory.Scratch
 	}

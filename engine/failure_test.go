@@ -133,7 +133,7 @@ func checkRefuses(t *testing.T, e *engine.Engine, want error) {
 // A load that finds the device dead fails the engine as a step does; a device
 // without memory fails the load alone.
 func TestFatalErrorInALoad(t *testing.T) {
-	for _, call := range []string{"NewWeights", "NewUploader", "Buffer", "Commit", "Hash", "NewCache", "Compile", "Run"} {
+	for _, call := range []string{"NewWeights", "NewUploader", "Buffer", "Commit", "Hash", "NewCache", "Map", "Compile", "Run"} {
 		for _, c := range append(failures, struct {
 			name string
 			err  error

@@ -101,6 +101,11 @@ func (e *Engine) Profile(ctx context.Context, model string, tokens, rows, times 
 			return ErrUnloaded
 		}
 		pool := m.sched.Pool()
+		if lack := pool.BlocksFor(tokens) - pool.Free(); lack > 0 {
+			if err := e.owner.grow(m, lack); fatalError(err) != nil || e.owner.givenUp {
+				return err
+			}
+		}
 		blocks, ok := pool.Take(pool.BlocksFor(tokens))
 		if !ok {
 			return fmt.Errorf("%w: %d KV blocks are wanted, %d are free", ErrDoesNotFit, pool.BlocksFor(tokens), pool.Free())

@@ -128,6 +128,10 @@ func (o *owner) loop() {
 		}
 		next := o.checkPaused(time.Now())
 		o.freeRetired()
+		next = earlier(next, o.giveBack(time.Now()))
+		if o.givenUp {
+			return
+		}
 		worked, wake := o.step()
 		if o.givenUp {
 			return
@@ -326,8 +330,12 @@ func (o *owner) freeRetired() {
 			kept = append(kept, m)
 		}
 	}
+	if len(kept) == len(o.models) {
+		return
+	}
 	clear(o.models[len(kept):])
 	o.models = kept
+	o.hasMemory()
 }
 
 func (o *owner) free(m *served) {
@@ -344,7 +352,9 @@ func (o *owner) publish() {
 		g.running += m.sched.Running()
 		g.waiting += m.sched.Waiting()
 		g.kvUsed += m.sched.Pool().Used()
+		g.kvMapped += m.sched.Pool().Limit()
 		g.kvTotal += m.sched.Pool().Total()
+		g.kvShort = g.kvShort || m.memory.short
 	}
 	if *o.engine.gauges.Load() != *g {
 		o.engine.gauges.Store(g)

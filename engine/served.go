@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -35,11 +36,13 @@ type served struct {
 	weights device.Weights
 	cache   device.Cache
 	exec    device.Executable
+	kvBytes atomic.Uint64 // that the cache takes
 
 	// The owner's.
 	times   stepTimes
 	sched   *sched.Scheduler
 	seqs    map[sched.ID]*sequence
+	memory  kvMemory
 	retired bool // no new streams; freed after its last one
 }
 
@@ -51,6 +54,7 @@ type plan struct {
 	program *device.Program
 	shape   device.CacheShape
 	blocks  int
+	pool    *kv.Pool // of the cache, once that is made
 	context int
 	notes   []string
 }
@@ -89,8 +93,9 @@ const cpuContexts = 8
 
 // size decides on the context and the number of KV blocks. Unless CacheTokens says
 // another number, the cache reserves room for MaxConcurrent full contexts; but in any
-// case no more than half the memory that the weights leave. A context that was not
-// asked for shrinks to what fits.
+// case no more than half the memory that the weights leave, of which one full context
+// must be free now and the rest may be with the model that is replaced. A context that
+// was not asked for shrinks to what fits.
 func (e *Engine) size(p *plan) error {
 	p.shape = p.program.Cache
 	p.shape.BlockSize = blockTokens
@@ -108,8 +113,15 @@ func (e *Engine) size(p *plan) error {
 	if e.cfg.CacheTokens > 0 {
 		blocks = max(blocksFor(p.context), uint64(e.cfg.CacheTokens/blockTokens))
 	}
-	if free := e.dev.Info().MemoryFree; free > 0 {
-		weights := p.binding.Bytes()
+	weights := p.binding.Bytes()
+	free := e.dev.Info().MemoryFree
+	if free > 0 && free < weights+2*blocksFor(p.context)*perBlock && e.servingNow() != nil {
+		if err := e.owner.call(e.owner.makeRoom); err != nil {
+			return err
+		}
+		free = e.dev.Info().MemoryFree
+	}
+	if free > 0 {
 		if weights >= free {
 			return fmt.Errorf("%w: the weights take %d bytes, %d are free", ErrDoesNotFit, weights, free)
 		}
@@ -123,7 +135,7 @@ func (e *Engine) size(p *plan) error {
 			p.context = int(room) * blockTokens
 			p.notes = append(p.notes, fmt.Sprintf("the context is cut from %d to %d tokens to fit the memory", p.spec.TrainContext, p.context))
 		}
-		blocks = min(blocks, room)
+		blocks = min(blocks, (free-weights+e.replaced())/2/perBlock)
 	}
 	if blocks > math.MaxInt32 {
 		return fmt.Errorf("%w: %d KV blocks", ErrDoesNotFit, blocks)
@@ -190,9 +202,11 @@ func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m
 		MaxTenants: 1 << 12,
 		Reuse:      !e.cfg.NoPrefixCache,
 		Salt:       r.Name,
-	}, kv.NewPool(p.blocks, blockTokens)); err != nil {
+	}, p.pool); err != nil {
 		return m, err
 	}
+	m.memory.least = p.pool.Limit()
+	m.kvBytes.Store(m.cache.Bytes())
 	m.info = ModelInfo{
 		Name:          r.Name,
 		Architecture:  p.spec.Architecture,
@@ -205,12 +219,21 @@ func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m
 		Tokenizer:     m.tokens.Name(),
 		ChatTemplate:  m.chat != nil,
 		Tensors:       len(p.binding.Tensors),
-		Memory:        MemoryUse{Weights: m.weights.Bytes(), KV: m.cache.Bytes(), Scratch: m.exec.ScratchBytes()},
-		TokenBytes:    e.dev.CacheBlockBytes(p.shape) / blockTokens,
-		Verified:      !e.cfg.SkipVerify,
-		Warnings:      p.notes,
+		Memory: MemoryUse{
+			Weights: m.weights.Bytes(), KV: m.cache.Bytes(), KVReserved: m.cache.Reserved(), Scratch: m.exec.ScratchBytes(),
+		},
+		TokenBytes: e.dev.CacheBlockBytes(p.shape) / blockTokens,
+		Verified:   !e.cfg.SkipVerify,
+		Warnings:   p.notes,
 	}
 	return m, nil
+}
+
+// describe is what there is to know of a model in service.
+func (m *served) describe() ModelInfo {
+	info := m.info
+	info.Memory.KV = m.kvBytes.Load()
+	return info
 }
 
 // readTokenizer makes the tokenizer and the chat template. A template that
@@ -233,7 +256,7 @@ func (m *served) readTokenizer(p *plan) error {
 }
 
 func (m *served) compile(dev device.Device, p *plan, rows int) (err error) {
-	if m.cache, err = dev.NewCache(p.shape, p.blocks); err != nil {
+	if m.cache, p.pool, err = newKV(dev, p); err != nil {
 		return err
 	}
 	m.exec, err = dev.Compile(p.program, m.weights, m.cache, device.CompileOptions{MaxRows: rows})

@@ -25,6 +25,9 @@ type Stats struct {
 	// others.
 	PrefixQueries, PrefixHits, Preemptions atomic.Uint64
 
+	// How often the device had no more memory for a KV cache.
+	KVRefused atomic.Uint64
+
 	// Requests that were admitted.
 	Queue         Durations                      // from Submit to the first step
 	FirstToken    Durations                      // from Submit to the first token

@@ -26,7 +26,9 @@ type Status struct {
 	Running   int       // requests that take part in steps
 	Waiting   int       // requests in the queue
 	KVUsed    int       // KV blocks in use
+	KVMapped  int       // KV blocks that there is memory for at present
 	KVTotal   int       // KV blocks in all
+	KVShort   bool      // the device had no memory for more when it was asked last: KVMapped is all there is
 	KVTokens  int       // tokens that a KV block holds
 	Steps     uint64    // device steps run since the start
 	Tokens    uint64    // tokens generated since the start
@@ -68,9 +70,10 @@ type ModelInfo struct {
 
 // MemoryUse is device memory in bytes, by kind.
 type MemoryUse struct {
-	Weights uint64
-	KV      uint64
-	Scratch uint64
+	Weights    uint64
+	KV         uint64 // what the KV cache takes at present
+	KVReserved uint64 // what it takes at most
+	Scratch    uint64
 }
 
 // LoadTimes is how long each stage of a load took.

@@ -52,6 +52,10 @@ func (o *owner) step() (worked bool, wake time.Time) {
 		}
 		m := o.models[o.turn]
 		o.turn++
+		again := o.supply(m, time.Now())
+		if o.givenUp || o.engine.failureNow() != nil {
+			return false, wake
+		}
 		plan := m.sched.Next(o.engine.nanos(time.Now()))
 		for _, id := range plan.Expired {
 			if q := m.seqs[id]; q != nil {
@@ -59,6 +63,7 @@ func (o *owner) step() (worked bool, wake time.Time) {
 			}
 		}
 		if len(plan.Work) == 0 {
+			wake = earlier(wake, again)
 			if plan.Wake != 0 {
 				wake = earlier(wake, o.engine.born.Add(time.Duration(plan.Wake)))
 			}

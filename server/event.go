@@ -118,9 +118,10 @@ func modelMessage(m *engine.ModelInfo) *kigov1.Model {
 		ChatTemplate:       m.ChatTemplate,
 		Tensors:            int32(m.Tensors),
 		Memory: &kigov1.MemoryUse{
-			Weights: m.Memory.Weights,
-			Kv:      m.Memory.KV,
-			Scratch: m.Memory.Scratch,
+			Weights:    m.Memory.Weights,
+			Kv:         m.Memory.KV,
+			KvReserved: m.Memory.KVReserved,
+			Scratch:    m.Memory.Scratch,
 		},
 		Load: &kigov1.LoadTimes{
 			Parse:      durationpb.New(m.Load.Parse),
@@ -161,6 +162,7 @@ func healthMessage(st engine.Status, v verdict, draining bool, version string, n
 		Running:         int32(st.Running),
 		Waiting:         int32(st.Waiting),
 		KvBlocksUsed:    int32(st.KVUsed),
+		KvBlocksMapped:  int32(st.KVMapped),
 		KvBlocksTotal:   int32(st.KVTotal),
 		Steps:           st.Steps,
 		GeneratedTokens: st.Tokens,

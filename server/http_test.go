@@ -134,6 +134,7 @@ func TestHTTPMetrics(t *testing.T) {
 	b := submits(newFake(), func() server.TokenStream { return scripted("a", "b") })
 	b.set(func(s *engine.Status) {
 		s.Running, s.Waiting, s.KVUsed, s.KVTotal, s.KVTokens, s.Steps, s.Tokens = 2, 3, 1, 4, 16, 11, 12
+		s.KVMapped, s.Model.Memory.KV, s.Model.Memory.KVReserved = 2, 2048, 4096
 	})
 	f := start(t, b, nil)
 	f.mustExecute(t, textRequest("a", 2))
@@ -141,7 +142,9 @@ func TestHTTPMetrics(t *testing.T) {
 	_, body := f.get(t, "/metrics")
 	for _, want := range []string{
 		"kigo_ready 1", "kigo_live 1", "kigo_requests_running 2", "kigo_requests_waiting 3",
-		"kigo_kv_blocks_used 1", "kigo_kv_blocks 4", "kigo_steps_total 11", "kigo_generated_tokens_total 12",
+		"kigo_kv_blocks_used 1", "kigo_kv_blocks 4", "kigo_kv_blocks_mapped 2", "kigo_kv_short 0",
+		"kigo_kv_memory_bytes 2048", "kigo_kv_reserved_bytes 4096", "kigo_kv_refused_total 0",
+		"kigo_steps_total 11", "kigo_generated_tokens_total 12",
 		`kigo_requests_total{end="end"} 1`, "kigo_prompt_tokens_total 1", "kigo_time_to_first_token_seconds_count 1",
 		"kigo_time_between_tokens_seconds_count 1", "kigo_queue_seconds_count 1", "kigo_prefill_seconds_count 1",
 		"kigo_decode_seconds_count 1", "kigo_request_duration_seconds_count 1",

@@ -137,6 +137,10 @@ var (
 	descWaiting   = desc("kigo_requests_waiting", "Requests in the queue.")
 	descKVUsed    = desc("kigo_kv_blocks_used", "KV blocks in use.")
 	descKVTotal   = desc("kigo_kv_blocks", "KV blocks in all.")
+	descKVMapped  = desc("kigo_kv_blocks_mapped", "KV blocks that there is memory for at present.")
+	descKVShort   = desc("kigo_kv_short", "1 when the device had no memory for more KV blocks when it was asked last.")
+	descKVBytes   = desc("kigo_kv_memory_bytes", "Device memory that the KV cache takes at present.")
+	descKVMost    = desc("kigo_kv_reserved_bytes", "Device memory that the KV cache takes at most.")
 	descSteps     = desc("kigo_steps_total", "Steps of the device.")
 	descTokens    = desc("kigo_generated_tokens_total", "Tokens generated.")
 	descMemory    = desc("kigo_device_memory_bytes", "Device memory that the server holds.")
@@ -146,7 +150,7 @@ var (
 	descVKV       = desc("vllm:kv_cache_usage_perc", "Share of the KV blocks in use, 0 to 1.", "model_name")
 	descVConfig   = desc("vllm:cache_config_info", "The KV cache: tokens of a block, and blocks.", "block_size", "num_gpu_blocks")
 	allEngineDesc = []*prometheus.Desc{
-		descReady, descLive, descRunning, descWaiting, descKVUsed, descKVTotal, descSteps, descTokens,
+		descReady, descLive, descRunning, descWaiting, descKVUsed, descKVTotal, descKVMapped, descKVShort, descKVBytes, descKVMost, descSteps, descTokens,
 		descMemory, descModel, descVRunning, descVWaiting, descVKV, descVConfig,
 	}
 )
@@ -173,12 +177,16 @@ func (c *engineCollector) Collect(out chan<- prometheus.Metric) {
 	gauge(descWaiting, float64(st.Waiting))
 	gauge(descKVUsed, float64(st.KVUsed))
 	gauge(descKVTotal, float64(st.KVTotal))
+	gauge(descKVMapped, float64(st.KVMapped))
+	gauge(descKVShort, boolGauge(st.KVShort))
 	counter(descSteps, st.Steps)
 	counter(descTokens, st.Tokens)
 	gauge(descMemory, float64(st.Device.MemoryUsed))
 	if st.Model == nil {
 		return
 	}
+	gauge(descKVBytes, float64(st.Model.Memory.KV))
+	gauge(descKVMost, float64(st.Model.Memory.KVReserved))
 	name := publicText(st.Model.Name)
 	gauge(descModel, 1, name, publicText(st.Model.Architecture), st.Model.Quantization)
 	gauge(descVRunning, float64(st.Running), name)
@@ -194,10 +202,15 @@ func boolGauge(b bool) float64 {
 	return 0
 }
 
-// kvShare is the share of the KV blocks in use, 0 to 1.
+// kvShare is the share of the KV blocks in use, 0 to 1: of all that there can be at
+// present.
 func kvShare(st engine.Status) float64 {
-	if st.KVTotal == 0 {
+	all := st.KVTotal
+	if st.KVShort {
+		all = st.KVMapped
+	}
+	if all == 0 {
 		return 0
 	}
-	return float64(st.KVUsed) / float64(st.KVTotal)
+	return float64(st.KVUsed) / float64(all)
 }

@@ -19,6 +19,7 @@ var (
 	descQueries    = desc("kigo_prefix_cache_queries_total", "Prompt tokens that were looked for in the prefix cache.")
 	descHits       = desc("kigo_prefix_cache_hits_total", "Prompt tokens that the prefix cache had.")
 	descPreempted  = desc("kigo_preemptions_total", "Times that a running request has lost its KV blocks to others.")
+	descRefused    = desc("kigo_kv_refused_total", "Times that the device had no memory for a KV cache that wanted to grow.")
 	descQueue      = desc("kigo_engine_queue_seconds", "From a request's submission to its first step.")
 	descFirst      = desc("kigo_engine_time_to_first_token_seconds", "From a request's submission to its first token.")
 	descBetween    = desc("kigo_engine_time_between_tokens_seconds", "From a token of a request to the next, as they are made.")
@@ -32,7 +33,7 @@ var (
 	descVPrompt    = desc("vllm:prompt_tokens_total", "Tokens of the prompts of requests that have had a step.", "model_name")
 	descVGenerated = desc("vllm:generation_tokens_total", "Tokens generated.", "model_name")
 	allStatsDesc   = []*prometheus.Desc{
-		descStepTime, descStepRows, descStepSeqs, descPrompt, descComputed, descQueries, descHits, descPreempted, descQueue, descFirst, descBetween,
+		descStepTime, descStepRows, descStepSeqs, descPrompt, descComputed, descQueries, descHits, descPreempted, descRefused, descQueue, descFirst, descBetween,
 		descRequest, descCancel, descEnded, descKVShare, descVQueries, descVHits, descVPreempted, descVPrompt, descVGenerated,
 	}
 )
@@ -72,6 +73,7 @@ func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
 	counter(descQueries, queries)
 	counter(descHits, hits)
 	counter(descPreempted, preempted)
+	counter(descRefused, s.KVRefused.Load())
 	out <- prometheus.MustNewConstMetric(descKVShare, prometheus.GaugeValue, kvShare(st))
 	if st.Model == nil {
 		return

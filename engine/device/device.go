@@ -44,9 +44,10 @@ type Device interface {
 	// caller owns the result. Safe to call while an Executable runs.
 	NewWeights(tensors []Tensor) (Weights, error)
 
-	// NewCache reserves memory for blocks KV blocks of the given shape. A
-	// device may want BlockSize to be a multiple of 16, and refuses others
-	// with ErrNotSupported. The caller owns the result.
+	// NewCache makes a cache that can have up to so many KV blocks of the given
+	// shape; Cache.Map takes their memory. A device may want BlockSize to be a
+	// multiple of 16, and refuses others with ErrNotSupported. The caller owns
+	// the result.
 	NewCache(shape CacheShape, blocks int) (Cache, error)
 
 	// Compile prepares a program. The executable borrows w and c, which must
@@ -129,13 +130,49 @@ type CacheShape struct {
 	BlockSize int // tokens in a block
 }
 
-// Cache is the memory of the KV blocks. Which block belongs to whom is the
-// business of package kv; the device sees block numbers in a Step.
+// Cache is the memory of the KV blocks, which comes and goes as they are wanted.
+// Which block belongs to whom is the business of package kv; the device sees
+// block numbers in a Step, and refuses one that names a block without memory.
 type Cache interface {
 	Shape() CacheShape
+
+	// Blocks is how many there can be. Mapped says whether there is memory for one.
 	Blocks() int
+	Mapped(block int) bool
+
+	// Chunk is the neighbours of a block, from one on and before another, whose
+	// memory comes and goes with its own.
+	Chunk(block int) (from, to int)
+
+	// Map takes the memory of a block's chunk, if it is not there. What is in the
+	// blocks is undefined then. ErrOutOfMemory: the device has no more.
+	Map(block int) error
+
+	// Unmap gives the memory of a block's chunk back, unless the device cannot do
+	// without it, and waits for a step that is under way. Nothing changes in other
+	// blocks.
+	Unmap(block int) error
+
+	// Bytes is the memory that is taken, Reserved the most that it can be. A device
+	// whose memory is taken as it is written to counts it from Map on.
 	Bytes() uint64
+	Reserved() uint64
+
 	Close() error
+}
+
+// WholeCache is NewCache with the memory of all blocks.
+func WholeCache(d Device, shape CacheShape, blocks int) (Cache, error) {
+	c, err := d.NewCache(shape, blocks)
+	if err != nil {
+		return nil, err
+	}
+	for b := 0; b < blocks; _, b = c.Chunk(b) {
+		if err := c.Map(b); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+	}
+	return c, nil
 }
 
 // CompileOptions are fixed for an executable's life.

@@ -145,8 +145,9 @@ type SeqRows struct {
 	Blocks []int32 // the sequence's KV blocks, in order, for Start+Rows tokens at least
 }
 
-// Check reports the first thing in the step that breaks its rules.
-func (s *Step) Check(vocab, maxRows, blockSize, blocks int) error {
+// Check reports the first thing in the step that breaks its rules, where there is
+// memory for the blocks that mapped says.
+func (s *Step) Check(vocab, maxRows, blockSize int, mapped []bool) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrBadStep, fmt.Sprintf(format, args...))
 	}
@@ -168,8 +169,8 @@ func (s *Step) Check(vocab, maxRows, blockSize, blocks int) error {
 			return bad("sequence %d has %d blocks, needs %d", i, len(q.Blocks), need)
 		}
 		for _, b := range q.Blocks {
-			if b < 0 || int(b) >= blocks {
-				return bad("sequence %d names block %d of %d", i, b, blocks)
+			if b < 0 || int(b) >= len(mapped) || !mapped[b] {
+				return bad("sequence %d names block %d of %d, for which there may be no memory", i, b, len(mapped))
 			}
 		}
 	}

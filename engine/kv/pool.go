@@ -8,11 +8,16 @@
 // and whoever asks for that key gets it back with its contents. Cached blocks
 // are as good as free ones: when no block is free, the one that was let go
 // first loses its key and is handed out.
+//
+// There need not be memory for all blocks; those without are not handed out. Blocks
+// that have been handed out before come first, and of the others those of the least
+// number, so that blocks in use lie together.
 package kv
 
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // ErrNotHeld says that a block was given back that nobody holds, or shared or
@@ -20,11 +25,16 @@ import (
 // two sequences would write to the same memory.
 var ErrNotHeld = errors.New("kv: the block is not in use")
 
+// ErrHeld says that the memory of a block cannot go, because somebody holds it.
+var ErrHeld = errors.New("kv: the block is in use")
+
 // Pool hands out block numbers from 0 to its size. Not for concurrent use.
 type Pool struct {
 	blockSize int
 	blocks    []block
+	limit     int     // how many there is memory for
 	free      []int32 // a stack: the block freed last is used first, while it is warm
+	fresh     []int32 // free, and not handed out since there is memory for them; the least is last
 
 	// Blocks with a key, held ones too, by the first bits of the key: a table
 	// of chains, because it must not grow, and a Go map of which entries come
@@ -47,6 +57,7 @@ const (
 	isFree place = iota
 	isHeld
 	isCached
+	isAbsent // there is no memory for it
 )
 
 type block struct {
@@ -59,17 +70,20 @@ type block struct {
 	older, newer int32 // neighbours among the cached ones
 }
 
-// NewPool makes a pool of blocks blocks of blockSize tokens each.
+// NewPool makes a pool of blocks blocks of blockSize tokens each, with memory for all
+// of them.
 func NewPool(blocks, blockSize int) *Pool {
 	p := &Pool{
 		blockSize: blockSize,
 		blocks:    make([]block, blocks),
-		free:      make([]int32, blocks),
+		limit:     blocks,
+		free:      make([]int32, 0, blocks),
+		fresh:     make([]int32, blocks),
 		oldest:    none,
 		newest:    none,
 	}
-	for i := range p.free {
-		p.free[i] = int32(blocks - 1 - i)
+	for i := range p.fresh {
+		p.fresh[i] = int32(blocks - 1 - i)
 	}
 	buckets := 1
 	for buckets < blocks {
@@ -88,11 +102,14 @@ func (p *Pool) BlockSize() int { return p.blockSize }
 // Total is the number of blocks in all.
 func (p *Pool) Total() int { return len(p.blocks) }
 
+// Limit is the number of blocks that there is memory for.
+func (p *Pool) Limit() int { return p.limit }
+
 // Free is the number of blocks that can be had, cached ones included.
-func (p *Pool) Free() int { return len(p.free) + p.cached }
+func (p *Pool) Free() int { return len(p.free) + len(p.fresh) + p.cached }
 
 // Used is the number of blocks in somebody's hands.
-func (p *Pool) Used() int { return len(p.blocks) - p.Free() }
+func (p *Pool) Used() int { return p.limit - p.Free() }
 
 // Cached is the number of blocks that nobody holds and that can be found by
 // their key.
@@ -125,16 +142,31 @@ func (p *Pool) Append(held []int32, n int) ([]int32, bool) {
 		return held, false
 	}
 	for range n {
-		if len(p.free) == 0 {
-			p.evict()
-		}
-		last := len(p.free) - 1
-		b := p.free[last]
-		p.free = p.free[:last]
+		b := p.next()
 		p.blocks[b].at, p.blocks[b].refs = isHeld, 1
 		held = append(held, b)
 	}
 	return held, true
+}
+
+// next takes a block out of the free ones, of which there is one or a cached one that
+// becomes one.
+func (p *Pool) next() int32 {
+	from := &p.free
+	switch {
+	case len(p.free) > 0:
+	case len(p.fresh) > 0:
+		from = &p.fresh
+	default:
+		b := p.oldest
+		p.evict(b)
+		p.evicted++
+		return b
+	}
+	last := len(*from) - 1
+	b := (*from)[last]
+	*from = (*from)[:last]
+	return b
 }
 
 // Give takes one owner away from each block. Those that have none left are
@@ -164,6 +196,46 @@ func (p *Pool) Give(blocks []int32) error {
 			p.free = append(p.free, b)
 		}
 	}
+	return nil
+}
+
+// Held says whether somebody holds one of the blocks from one on and before another.
+func (p *Pool) Held(from, to int) bool {
+	return slices.ContainsFunc(p.blocks[from:to], func(k block) bool { return k.at == isHeld })
+}
+
+// SetMemory says whether there is memory for the blocks from one on and before
+// another. When it goes, cached ones lose their keys. With an error, nothing is
+// changed.
+func (p *Pool) SetMemory(from, to int, there bool) error {
+	if from < 0 || from > to || to > len(p.blocks) {
+		return fmt.Errorf("kv: memory of blocks %d to %d of %d", from, to, len(p.blocks))
+	}
+	if !there && p.Held(from, to) {
+		return fmt.Errorf("%w: one of %d to %d, whose memory is to go", ErrHeld, from, to-1)
+	}
+	for b := to - 1; b >= from; b-- {
+		k := &p.blocks[b]
+		switch {
+		case (k.at == isAbsent) != there:
+			continue
+		case there:
+			k.at = isFree
+			p.fresh = append(p.fresh, int32(b))
+			p.limit++
+			continue
+		case k.at == isCached:
+			p.evict(int32(b))
+		}
+		k.at = isAbsent
+		p.limit--
+	}
+	if there {
+		slices.SortFunc(p.fresh, func(a, b int32) int { return int(b - a) })
+		return nil
+	}
+	gone := func(b int32) bool { return p.blocks[b].at == isAbsent }
+	p.free, p.fresh = slices.DeleteFunc(p.free, gone), slices.DeleteFunc(p.fresh, gone)
 	return nil
 }
 

@@ -105,9 +105,8 @@ func (p *Pool) uncache(b int32) {
 	p.cached--
 }
 
-// evict makes a free block of the one that was let go first.
-func (p *Pool) evict() {
-	b := p.oldest
+// evict takes a cached block's key, and its place among the cached ones.
+func (p *Pool) evict(b int32) {
 	p.uncache(b)
 	k := &p.blocks[b]
 	at := p.bucket(&k.key)
@@ -117,6 +116,4 @@ func (p *Pool) evict() {
 	*at = k.chain
 	k.at, k.keyed = isFree, false
 	p.keyed--
-	p.evicted++
-	p.free = append(p.free, b)
 }

@@ -229,6 +229,8 @@ func TestPoolAgainstAModel(t *testing.T) {
 		refs    [blocks]int    // by block
 		keyOf   [blocks]kv.Key // zero: none
 		lru     []int32        // cached, oldest first
+		absent  [blocks]bool   // there is no memory for it
+		before  [blocks]bool   // was handed out since there is
 		none    kv.Key
 	)
 	keys := chain(kv.Root("m"), 1, 1, 2, 3, 4, 5, 6, 7, 8, 9)
@@ -236,12 +238,16 @@ func TestPoolAgainstAModel(t *testing.T) {
 	for step := range 100_000 {
 		switch r.IntN(4) {
 		case 0:
-			free := 0
-			for _, n := range refs {
-				if n == 0 {
+			free, again := 0, 0
+			for b, n := range refs {
+				if n == 0 && !absent[b] {
 					free++
+					if before[b] {
+						again++
+					}
 				}
 			}
+			again -= len(lru)
 			n := r.IntN(4)
 			got, ok := p.Take(n)
 			if ok != (n <= free) || len(got) != n && ok {
@@ -257,7 +263,10 @@ func TestPoolAgainstAModel(t *testing.T) {
 				} else if slices.Contains(lru, b) {
 					t.Fatalf("step %d: cached block %d was handed out while others were free", step, b)
 				}
-				refs[b], keyOf[b] = 1, none
+				if absent[b] || before[b] != (i < again || i >= plain) {
+					t.Fatalf("step %d: block %d, of %d free ones that were handed out before", step, b, again)
+				}
+				refs[b], keyOf[b], before[b] = 1, none, true
 			}
 			if len(got) > 0 {
 				holders = append(holders, got)
@@ -309,8 +318,32 @@ func TestPoolAgainstAModel(t *testing.T) {
 				t.Fatalf("step %d: publish %t, %v, want %t", step, ok, err, want)
 			}
 		}
+		if r.IntN(8) == 0 {
+			from := r.IntN(blocks + 1)
+			to, there := from+r.IntN(blocks+1-from), r.IntN(2) == 0
+			held := slices.ContainsFunc(refs[from:to], func(n int) bool { return n > 0 })
+			if err := p.SetMemory(from, to, there); (err == nil) != (there || !held) || p.Held(from, to) != held {
+				t.Fatalf("step %d: memory of %d to %d, held: %t: %v", step, from, to, held, err)
+			} else if err == nil {
+				for b := from; b < to; b++ {
+					if absent[b] = !there; !there {
+						keyOf[b], before[b] = none, false
+					}
+				}
+				lru = slices.DeleteFunc(lru, func(b int32) bool { return absent[b] })
+			}
+		}
 		if err := p.Check(); err != nil {
 			t.Fatalf("step %d: %v", step, err)
+		}
+		limit := 0
+		for _, gone := range absent {
+			if !gone {
+				limit++
+			}
+		}
+		if p.Limit() != limit {
+			t.Fatalf("step %d: limit %d, want %d", step, p.Limit(), limit)
 		}
 		for b, n := range refs {
 			if p.Owners(int32(b)) != n {

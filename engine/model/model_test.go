@@ -229,7 +229,7 @@ func logits(t *testing.T, dev device.Device, raw []byte, chunks ...int) []float3
 	p := model.Record(s, b)
 	shape := p.Cache
 	shape.BlockSize = 16
-	c, err := dev.NewCache(shape, 2)
+	c, err := device.WholeCache(dev, shape, 2)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -148,7 +148,7 @@ func oracle(t *testing.T, m Model, context, chunks int, bos bool) (probability [
 	for i := range blocks {
 		blocks[i] = int32(len(blocks) - 1 - i)
 	}
-	cache, err := dev.NewCache(shape, len(blocks))
+	cache, err := device.WholeCache(dev, shape, len(blocks))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -158,7 +158,7 @@ func (r *runner) load(ctx context.Context, context int, report func(load.Progres
 	if r.weights, err = load.Weights(ctx, r.dev, r.plan.binding, r.plan.Data, report); err != nil {
 		return err
 	}
-	r.cache, err = r.dev.NewCache(shape, len(r.blocks))
+	r.cache, err = device.WholeCache(r.dev, shape, len(r.blocks))
 	return err
 }
 

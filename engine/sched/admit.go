@@ -5,12 +5,19 @@ package sched
 const lookupsPerStep = 256
 
 // admit lets those who wait in, one after another, while there is a place and
-// room for the next one. When that does not fit, nobody overtakes it.
+// room for the next one. When that does not fit, nobody overtakes it; but one that
+// would not fit were it alone does not hold up the others.
 func (s *Scheduler) admit() {
 	for len(s.running) < s.cfg.MaxRunning {
 		q := s.candidate()
 		if q == nil {
 			return
+		}
+		if s.starves(q) {
+			s.dequeue(q)
+			q.at = isStarved
+			s.starved = append(s.starved, q)
+			continue
 		}
 		found, ok := s.fits(q)
 		if !ok {

@@ -49,6 +49,9 @@ func (s *Scheduler) checkPlaces() error {
 			}
 		}
 	}
+	for _, q := range s.starved {
+		put(q, isStarved)
+	}
 	paused := 0
 	for id, q := range s.byID {
 		if q.paused {
@@ -60,10 +63,10 @@ func (s *Scheduler) checkPlaces() error {
 		switch {
 		case q.at == isParked && q.paused:
 		case q.at == isHeld && q.group != nil && (q.paused || q.group.leader != nil) && slices.Contains(q.group.held, q):
-			if l := q.group.leader; l != nil && (s.byID[l.id] != l || l.at != isQueued && l.at != isRunning) {
+			if l := q.group.leader; l != nil && (s.byID[l.id] != l || l.at != isQueued && l.at != isStarved && l.at != isRunning) {
 				return fmt.Errorf("sequence %d is held by %d, which does not run or wait", id, l.id)
 			}
-		case (q.at == isQueued && !q.paused || q.at == isRunning) && found[q] == q.at && hasKey(found, q):
+		case ((q.at == isQueued || q.at == isStarved) && !q.paused || q.at == isRunning) && found[q] == q.at && hasKey(found, q):
 		default:
 			return fmt.Errorf("sequence %d, paused: %t, is not in place %d", id, q.paused, q.at)
 		}

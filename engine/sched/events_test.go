@@ -7,6 +7,7 @@ import (
 	"os"
 	"testing"
 
+	"kigo/engine/kv"
 	"kigo/engine/sched"
 )
 
@@ -19,7 +20,9 @@ type episode struct {
 	known []sched.ID // that were added, gone ones too
 	ended int
 
-	deadlines int // one of so many sequences has one
+	deadlines int  // one of so many sequences has one
+	limits    bool // memory comes and goes
+	starved   int  // sequences that were seen to starve
 }
 
 func newEpisode(pick func(n int) int) (*episode, error) {
@@ -45,7 +48,7 @@ func newEpisode(pick func(n int) int) (*episode, error) {
 		return nil, err
 	}
 	w.delay = func() bool { return pick(16) == 0 }
-	return &episode{world: w, pick: pick, id: 1, deadlines: 1 + pick(6)}, nil
+	return &episode{world: w, pick: pick, id: 1, deadlines: 1 + pick(6), limits: pick(2) == 0}, nil
 }
 
 // event plays one event, and checks everything.
@@ -57,6 +60,14 @@ func (e *episode) event() error {
 }
 
 func (e *episode) play() error {
+	if e.limits && e.pick(8) == 0 {
+		from := e.pick(e.pool.Total())
+		to, there := from+1+e.pick(e.pool.Total()-from), e.pick(2) == 0
+		held := !there && e.pool.Held(from, to)
+		if err := e.memory(from, to, there); held != errors.Is(err, kv.ErrHeld) || !held && err != nil {
+			return fmt.Errorf("memory of blocks %d to %d, there: %t, held: %t: %w", from, to, there, held, err)
+		}
+	}
 	switch what := e.pick(16); what {
 	case 0, 1, 2:
 		return e.submit()
@@ -165,12 +176,25 @@ func (e *episode) step() error {
 		back bool
 	}
 	before := map[sched.ID]place{}
+	count := map[string]int{}
 	for id := range e.seqs {
 		at, back := e.s.Place(id)
 		before[id] = place{at, back}
+		count[at]++
 	}
-	if _, err := e.begin(); err != nil {
+	enough, places := e.pool.Free() >= e.s.Wanted(), e.cfg.MaxRunning-e.s.Running()
+	p, err := e.begin()
+	if err != nil {
 		return err
+	}
+	e.starved += e.s.Starved()
+	// Where Wanted has counted all who may come in, all do, and nobody goes for them.
+	// Whoever expired in this step was one of those that were counted.
+	if waiting := count["queued"] + count["starved"]; enough && waiting <= places && count["held"] == 0 {
+		least := count["running"] + waiting - len(p.Expired)
+		if e.s.Running() < least || len(p.Preempted) > 0 {
+			return fmt.Errorf("%d run, %v were preempted, though there were the blocks that were wanted: %v", e.s.Running(), p.Preempted, count)
+		}
 	}
 	for id, c := range e.seqs {
 		if at, _ := e.s.Place(id); at != "running" || before[id].at == "running" {
@@ -221,6 +245,7 @@ func (e *episode) drain() error {
 		e.pause(id, false)
 		work += c.most
 	}
+	// At first with the memory that there is: whoever fits ends. Then the others do.
 	for steps := 0; len(e.seqs) > 0; steps++ {
 		if steps > 100*(work+left) {
 			return fmt.Errorf("%d sequences do not end", len(e.seqs))
@@ -231,6 +256,15 @@ func (e *episode) drain() error {
 		if e.plan == nil {
 			if len(e.seqs) == 0 {
 				break // the last ones expired
+			}
+			if e.pool.Limit() < e.pool.Total() {
+				if err := e.world.starved(); err != nil {
+					return err
+				}
+				if err := e.memory(0, e.pool.Total(), true); err != nil {
+					return err
+				}
+				continue
 			}
 			return fmt.Errorf("%d sequences, %d of them running, and nothing to do", len(e.seqs), e.s.Running())
 		}
@@ -258,7 +292,7 @@ func TestRandomEvents(t *testing.T) {
 		events = 1_000_000
 	}
 	var sum sched.Stats
-	ended := 0
+	ended, starved := 0, 0
 	for seed := uint64(1); events > 0; seed++ {
 		r := rand.New(rand.NewPCG(seed, 0))
 		e, err := newEpisode(r.IntN)
@@ -282,12 +316,13 @@ func TestRandomEvents(t *testing.T) {
 		sum.Preempted += st.Preempted
 		sum.Expired += st.Expired
 		ended += e.ended
+		starved += e.starved
 	}
 	// What never happens is not tested.
-	if sum.Again == 0 || sum.Reused == 0 || sum.Preempted == 0 || sum.Expired == 0 || ended == 0 {
-		t.Errorf("%+v, %d ended", sum, ended)
+	if sum.Again == 0 || sum.Reused == 0 || sum.Preempted == 0 || sum.Expired == 0 || ended == 0 || starved == 0 {
+		t.Errorf("%+v, %d ended, %d starved", sum, ended, starved)
 	}
-	t.Logf("%+v, %d ended", sum, ended)
+	t.Logf("%+v, %d ended, %d starved", sum, ended, starved)
 }
 
 // FuzzEvents plays what the bytes say.

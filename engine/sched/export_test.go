@@ -6,7 +6,7 @@ func (s *Scheduler) Place(id ID) (at string, back bool) {
 	if q == nil {
 		return "gone", false
 	}
-	return [...]string{"queued", "held", "parked", "running"}[q.at], q.back
+	return [...]string{"queued", "held", "parked", "starved", "running"}[q.at], q.back
 }
 
 // Served is a tenant's counter; -1 when it is not remembered.

@@ -14,6 +14,9 @@ func (s *Scheduler) Pause(id ID) {
 	case isQueued:
 		s.dequeue(q)
 		s.park(q)
+	case isStarved:
+		s.unstarve(q)
+		s.park(q)
 	case isRunning:
 		s.passOn(q) // the other samples don't wait for this one's reader
 	}

@@ -57,8 +57,8 @@ func (s *Scheduler) Next(now int64) *Plan {
 	p := &s.plan
 	p.Work, p.Preempted, p.Expired, p.Rows = p.Work[:0], p.Preempted[:0], p.Expired[:0], 0
 	s.expire()
-	s.secure()
-	if len(p.Preempted) == 0 { // who came in now might be the next to go
+	s.feed()
+	if s.secure() { // otherwise, who came in now might be the next to go
 		s.admit()
 	}
 	s.fill()

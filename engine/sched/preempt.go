@@ -3,8 +3,10 @@ package sched
 import "slices"
 
 // secure sees to it that everybody who runs has the blocks for the tokens that it
-// has; the weakest ones go until that is so.
-func (s *Scheduler) secure() {
+// has; the weakest ones go until that is so, and then there is not enough. One that
+// starves goes itself, and says nothing about the others.
+func (s *Scheduler) secure() (enough bool) {
+	enough = true
 	for i := 0; i < len(s.running); i++ {
 		q := s.running[i]
 		if q.paused {
@@ -15,11 +17,16 @@ func (s *Scheduler) secure() {
 			if q.blocks, ok = s.pool.Append(q.blocks, s.pool.BlocksFor(q.known)-len(q.blocks)); ok {
 				break
 			}
-			if at := s.preempt(s.weakest(false)); at <= i {
+			weakest := q
+			if !s.starves(q) {
+				weakest, enough = s.weakest(false), false
+			}
+			if at := s.preempt(weakest); at <= i {
 				i--
 			}
 		}
 	}
+	return enough
 }
 
 // weakest is who has to go first: a paused sequence before all others, then the

@@ -11,8 +11,8 @@
 // caller keeps.
 //
 // By subject: queue.go has the order of those who wait, tenant.go the fairness
-// between tenants, admit.go and preempt.go who gets in and who has to go,
-// pause.go the readers that do not read, prefix.go and samples.go what is not
+// between tenants, admit.go and preempt.go who gets in and who has to go, memory.go
+// what happens while there is memory for few blocks, pause.go the readers that do not read, prefix.go and samples.go what is not
 // computed twice, plan.go the step, estimate.go and deadline.go the times.
 package sched
 
@@ -167,6 +167,7 @@ type Scheduler struct {
 	tenants tenants
 
 	running []*sequence // in the order of their admission
+	starved []*sequence // put aside until there is more memory
 	turn    int         // where in running the decoding rows begin, if they don't all fit a step
 
 	deadlines deadlines
@@ -312,6 +313,8 @@ func (s *Scheduler) remove(q *sequence) {
 	switch q.at {
 	case isQueued:
 		s.dequeue(q)
+	case isStarved:
+		s.unstarve(q)
 	case isRunning:
 		s.leave(q)
 		s.times.life(float64(q.steps))

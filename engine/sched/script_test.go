@@ -31,6 +31,8 @@ var update = flag.Bool("update", false, "rewrite the expected output of the scri
 //	begin, end, fail           a step in two parts: plan it; it has run; it has not
 //	wait N                     N ns pass
 //	pause ID, resume ID, remove ID
+//	limit N                    there is memory for the first N blocks
+//	wanted                     how many blocks the next step has a use for, of how many
 //	stats
 //
 // A prompt of x:8+y:4 is 8 tokens of a text x, then 4 of y; prompt=8 is nobody
@@ -115,8 +117,21 @@ func (m *machine) do(line string) error {
 	case "wait":
 		m.w.now += int64(args.number("", 0))
 		return nil
+	case "limit":
+		n := args.number("", 0)
+		if err := m.w.memory(n, m.w.pool.Total(), false); err != nil {
+			m.print("refused: %v", err)
+			return nil
+		}
+		return m.w.memory(0, n, true)
+	case "wanted":
+		m.print("wanted %d, free %d, cached %d", m.w.s.Wanted(), m.w.pool.Free(), m.w.pool.Cached())
+		return nil
 	case "stats":
 		st := m.w.s.Stats()
+		if n := m.w.s.Starved(); n > 0 || m.w.pool.Limit() < m.w.pool.Total() {
+			m.print("memory for %d blocks, %d starve", m.w.pool.Limit(), n)
+		}
 		m.print("running %d, waiting %d, paused %d; blocks %d used, %d cached of %d; rows %d, %d again, %d reused; preempted %d, expired %d; tenants %d",
 			m.w.s.Running(), m.w.s.Waiting(), st.Paused, m.w.pool.Used(), m.w.pool.Cached(), m.w.pool.Total(),
 			st.Rows, st.Again, st.Reused, st.Preempted, st.Expired, st.Tenants)

@@ -9,6 +9,7 @@ const (
 	isQueued  where = iota // in its class's queue
 	isHeld                 // a sample that waits for another one to compute their prompt
 	isParked               // paused, and without blocks
+	isStarved              // waits for more memory than there is for all blocks together
 	isRunning              // has blocks and a part in the steps
 	isGone                 // removed
 )

@@ -25,6 +25,8 @@ type world struct {
 	added int
 	cache [][]uint64 // by block and offset: what was written there last
 
+	absent map[int]bool // blocks without memory
+
 	plan     *sched.Plan // in flight
 	flight   []*caller   // of each of its works
 	late     []sched.ID  // whose latest token was sampled and not given to Grow yet
@@ -69,7 +71,7 @@ func newWorld(cfg sched.Config, blocks, size int) (*world, error) {
 	for i := range w.cache {
 		w.cache[i] = make([]uint64, size)
 	}
-	w.computed = map[sched.ID]map[int]int{}
+	w.computed, w.absent = map[sched.ID]map[int]int{}, map[int]bool{}
 	return w, nil
 }
 
@@ -127,6 +129,33 @@ func (w *world) pause(id sched.ID, paused bool) {
 	}
 }
 
+// memory says whether there is memory for the blocks from one on and before another.
+// What was in those without is lost.
+func (w *world) memory(from, to int, there bool) error {
+	if err := w.pool.SetMemory(from, to, there); err != nil {
+		return err
+	}
+	for b := from; b < to; b++ {
+		w.absent[b] = !there
+		for i := range w.cache[b] {
+			if !there {
+				w.cache[b][i] = 0xbad
+			}
+		}
+	}
+	return nil
+}
+
+// starved is nil if all who are there would not fit even alone.
+func (w *world) starved() error {
+	for id, c := range w.seqs {
+		if w.pool.BlocksFor(len(c.tokens)) <= w.pool.Limit() {
+			return fmt.Errorf("sequence %d of %d tokens waits, and there is memory for %d blocks", id, len(c.tokens), w.pool.Limit())
+		}
+	}
+	return nil
+}
+
 // begin plans a step and does what a device does with it, up to its end. All that
 // a plan must be is checked here.
 func (w *world) begin() (*sched.Plan, error) {
@@ -182,6 +211,8 @@ func (w *world) run(p *sched.Plan) error {
 		switch {
 		case c == nil || seen[work.ID] || c.paused:
 			return fmt.Errorf("work for sequence %d, which is unknown, has work already, or is paused: %+v", work.ID, c)
+		case slices.ContainsFunc(work.Blocks, func(b int32) bool { return w.absent[int(b)] }):
+			return fmt.Errorf("sequence %d has blocks %v, and there is memory for %d", work.ID, work.Blocks, w.pool.Limit())
 		case work.Rows < 1 || work.Start+work.Rows > len(c.tokens) || w.pool.BlocksFor(work.Start+work.Rows) > len(work.Blocks):
 			return fmt.Errorf("sequence %d of %d tokens: %+v", work.ID, len(c.tokens), work)
 		case work.Logits != (work.Start+work.Rows == len(c.tokens)):

@@ -149,7 +149,7 @@ func (m *measured) compiled(dev device.Device, w device.Weights, tokens int, opt
 	for i := range blocks {
 		blocks[i] = int32(i)
 	}
-	cache, err := dev.NewCache(shape, len(blocks))
+	cache, err := device.WholeCache(dev, shape, len(blocks))
 	if err != nil {
 		return err
 	}

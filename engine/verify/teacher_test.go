@@ -152,7 +152,7 @@ func newForcer(t testing.TB, path, cpuPath string) *forcer {
 	p := model.Record(spec, b)
 	shape := p.Cache
 	shape.BlockSize = forcedBlock
-	c, err := dev.NewCache(shape, forcedSeqs*4*forcedRows/forcedBlock)
+	c, err := device.WholeCache(dev, shape, forcedSeqs*4*forcedRows/forcedBlock)
 	if err != nil {
 		t.Fatal(err)
 	}

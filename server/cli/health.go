@@ -76,7 +76,7 @@ func (a *app) printHealth(h *kigov1.HealthResponse) error {
 		row("context", "%d tokens", m.GetContextLength())
 	}
 	row("requests", "%d running, %d waiting", h.GetRunning(), h.GetWaiting())
-	row("KV blocks", "%d of %d used", h.GetKvBlocksUsed(), h.GetKvBlocksTotal())
+	row("KV blocks", "%d of %d used, memory for %d", h.GetKvBlocksUsed(), h.GetKvBlocksTotal(), h.GetKvBlocksMapped())
 	row("generated", "%d tokens in %d steps", h.GetGeneratedTokens(), h.GetSteps())
 	return w.Flush()
 }

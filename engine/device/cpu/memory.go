@@ -47,6 +47,19 @@ func (m *memory) free() error {
 	return unix.Munmap(b)
 }
 
+// forget gives the whole pages in b, which is a part of a memory, back to the system.
+// What they held is lost.
+func forget(b []byte) error {
+	page := uintptr(unix.Getpagesize())
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	skip := -at & (page - 1)
+	if uintptr(len(b)) < skip+page {
+		return nil
+	}
+	b = b[skip:]
+	return unix.Madvise(b[:uintptr(len(b))&^(page-1)], unix.MADV_DONTNEED)
+}
+
 // sized returns a slice of length n, s itself when it is large enough.
 func sized[T any](s []T, n int) []T {
 	if cap(s) < n {

@@ -185,7 +185,7 @@ func (d *Device) productRate(ctx context.Context, f *quant.Format) (_ device.Rat
 	}
 	shape := p.Cache
 	shape.BlockSize = productStep
-	c, err := d.NewCache(shape, 1)
+	c, err := device.WholeCache(d, shape, 1)
 	if err != nil {
 		return device.Rate{}, err
 	}

@@ -84,7 +84,7 @@ func newLayer(t *testing.T, cfg Config) *layer {
 	}
 	shape := p.Cache
 	shape.BlockSize = slots
-	c, err := d.NewCache(shape, 64)
+	c, err := device.WholeCache(d, shape, 64)
 	if err != nil {
 		t.Fatal(err)
 	}

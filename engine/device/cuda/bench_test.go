@@ -69,7 +69,7 @@ func synthetic(tb testing.TB, shape, format string, tokens int) *loaded {
 	p := model.Record(l.spec, b)
 	shapeOfCache := p.Cache
 	shapeOfCache.BlockSize = 16
-	if l.c, err = l.dev.NewCache(shapeOfCache, (tokens+15)/16); err != nil {
+	if l.c, err = device.WholeCache(l.dev, shapeOfCache, (tokens+15)/16); err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { l.c.Close() })

@@ -34,6 +34,7 @@ type Config struct {
 
 	lanes      int // for uploading; 0: maxLanes
 	logitBytes int // of logits that are computed at a time; 0: logitBytes
+	chunkBytes int // of a KV cache's memory that is mapped at a time; 0: chunkBytes
 }
 
 // leastMajor is the compute capability's major number from which on the kernels

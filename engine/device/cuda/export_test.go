@@ -10,9 +10,10 @@ import (
 )
 
 // OpenOn makes a device of a driver, which it owns if there is no error. It has one
-// lane for uploading, because a hundred megabytes are much for a test.
+// lane for uploading, and KV caches grow by a granule, because a hundred megabytes are
+// much for a test.
 func OpenOn(cfg Config, drv driver.Driver) (*Device, error) {
-	cfg.lanes = 1
+	cfg.lanes, cfg.chunkBytes = 1, 1
 	return open(cfg, drv)
 }
 

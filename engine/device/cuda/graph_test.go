@@ -29,7 +29,7 @@ func TestGraphsServeEveryBatch(t *testing.T) {
 	}
 	shape := p.Cache
 	shape.BlockSize = 16
-	c, err := d.NewCache(shape, 300)
+	c, err := device.WholeCache(d, shape, 300)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -76,10 +76,11 @@ func (in *inputs) fits(step *device.Step, blockSize int) (need int, ok bool) {
 //
 // Tables are sent as a whole, though most of them is what it was in the step before:
 // for 16 tokens' keys and values, which attention will read, that is one number.
-func (in *inputs) write(d *Device, step *device.Step, shape *stepShape, blockSize, nobody int) error {
+func (in *inputs) write(d *Device, step *device.Step, shape *stepShape, c *cache) error {
+	blockSize := c.shape.BlockSize
 	copy(in.part(0), step.Tokens)
 	positions, tableOf, pick, tables := in.part(1), in.part(2), in.part(3), in.ints[inputParts*in.maxRows:]
-	tables[0] = int32(nobody)
+	tables[0] = nobody
 	row, at := 0, 1
 	for i := range step.Seqs {
 		s := &step.Seqs[i]
@@ -87,7 +88,11 @@ func (in *inputs) write(d *Device, step *device.Step, shape *stepShape, blockSiz
 			positions[row], tableOf[row] = int32(s.Start+r), int32(at)
 			row++
 		}
-		at += copy(tables[at:], s.Blocks[:ceilDiv(s.Start+s.Rows, blockSize)])
+		table := tables[at:][:ceilDiv(s.Start+s.Rows, blockSize)]
+		for j, b := range s.Blocks[:len(table)] {
+			table[j] = c.part(b)
+		}
+		at += len(table)
 	}
 	for ; row < shape.rows; row++ {
 		in.part(0)[row], positions[row], tableOf[row] = 0, 0, 0

@@ -54,7 +54,7 @@ func everyStep(t *testing.T, dev device.Device, what string, p *device.Program, 
 	shape.BlockSize = 16
 	const past, pastBlocks = 300, 20
 	most := slices.Max(rows)
-	c, err := dev.NewCache(shape, pastBlocks+most)
+	c, err := device.WholeCache(dev, shape, pastBlocks+most)
 	if err != nil {
 		t.Fatal(err)
 	}

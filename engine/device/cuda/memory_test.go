@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"kigo/engine/device"
 	"kigo/engine/device/cpu"
@@ -153,7 +154,7 @@ func serve(t *testing.T, dev device.Device, p *device.Program, s *tensors) []flo
 	}
 	shape := p.Cache
 	shape.BlockSize = 16
-	c, err := dev.NewCache(shape, 64)
+	c, err := device.WholeCache(dev, shape, 64)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,6 +263,90 @@ func equal(a, b []float32) bool {
 	return true
 }
 
+// twoChunks is so many blocks of layerOf's smallest cache that they take two chunks.
+const twoChunks = 1500
+
+// comeAndGo has a cache's second chunk come, be used, go and come again.
+func comeAndGo(c device.Cache, x device.Executable) error {
+	last := &device.Step{Tokens: []int32{3}, Seqs: []device.SeqRows{{Rows: 1, Blocks: []int32{twoChunks - 1}}}, Logits: []int{0}}
+	for range 2 {
+		if _, err := x.Run(last); !errors.Is(err, device.ErrBadStep) {
+			return fmt.Errorf("a step with a block that has no memory: %w", err)
+		}
+		if err := c.Map(twoChunks - 1); err != nil {
+			return err
+		}
+		if _, err := x.Run(last); err != nil {
+			return err
+		}
+		if err := c.Unmap(twoChunks - 1); err != nil {
+			return err
+		}
+	}
+	return c.Map(twoChunks - 1) // for Close to give back
+}
+
+// The GPU's free memory falls and rises with what a cache takes and gives back, again
+// and again, and a cache that is closed leaves nothing taken.
+func TestCacheTakesAndGivesBackMemory(t *testing.T) {
+	dev := open(t, cuda.Config{})
+	t.Cleanup(func() { dev.Close() })
+	const blocks = 1024 // of 1 MiB
+	before := dev.Info().MemoryFree
+	c, err := dev.NewCache(device.CacheShape{Layers: 16, KVHeads: 8, HeadDim: 128, BlockSize: 16}, blocks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string) {
+		t.Helper()
+		free, taken := dev.Info().MemoryFree, c.Bytes()
+		if lost := int64(before) - int64(free) - int64(taken); lost < -2*granule || lost > 2*granule {
+			t.Errorf("%s: %d bytes were free, %d are, %d are the cache's", what, before, free, taken)
+		}
+	}
+	check("reserved")
+	if c.Bytes() > c.Reserved()/4 {
+		t.Errorf("a new cache takes %d bytes of %d", c.Bytes(), c.Reserved())
+	}
+	for round := range 3 {
+		begun := time.Now()
+		for b := 0; b < blocks; _, b = c.Chunk(b) {
+			if err := c.Map(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		grown := time.Now()
+		check("mapped")
+		if c.Bytes() < blocks<<20 || c.Bytes() != c.Reserved() {
+			t.Errorf("%d blocks of 1 MiB take %d bytes, at most %d", blocks, c.Bytes(), c.Reserved())
+		}
+		for b, n := 0, 0; b < blocks; _, b = c.Chunk(b) {
+			if n++; n%2 == 0 {
+				if err := c.Unmap(b); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		check("unmapped every other chunk")
+		if c.Bytes() > 3*c.Reserved()/4 {
+			t.Errorf("%d bytes are left of %d", c.Bytes(), c.Reserved())
+		}
+		for b := 0; b < blocks; _, b = c.Chunk(b) {
+			if err := c.Unmap(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		check("unmapped")
+		t.Logf("round %d: %d bytes taken in %v, given back in %v", round, c.Reserved()-c.Bytes(), grown.Sub(begun), time.Since(grown))
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if free := dev.Info().MemoryFree; free+2*granule < before {
+		t.Errorf("%d bytes were free, %d are", before, free)
+	}
+}
+
 // What does not fit is refused, at whichever point of a load, and the next load
 // works.
 func TestOutOfMemoryFailsOneLoad(t *testing.T) {
@@ -288,7 +373,7 @@ func TestOutOfMemoryFailsOneLoad(t *testing.T) {
 	_, err = dev.NewWeights([]device.Tensor{{Name: "huge", Format: f16, Rows: int(free/2/cols) + cols, Cols: cols}})
 	refused("weights", err)
 	for what, blocks := range map[string]int{"the cache": int(free / (1 << 16)), "a cache beyond any number": 1 << 40} {
-		_, err = dev.NewCache(device.CacheShape{Layers: 64, KVHeads: 8, HeadDim: 128, BlockSize: 16}, blocks)
+		_, err = device.WholeCache(dev, device.CacheShape{Layers: 64, KVHeads: 8, HeadDim: 128, BlockSize: 16}, blocks)
 		refused(what, err)
 	}
 
@@ -300,14 +385,14 @@ func TestOutOfMemoryFailsOneLoad(t *testing.T) {
 	}
 	shape := p.Cache
 	shape.BlockSize = 16
-	c, err := dev.NewCache(shape, 4)
+	c, err := device.WholeCache(dev, shape, 4)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var hogs []device.Cache
+	var hogs []device.Weights
 	for size := dev.Info().MemoryFree; size > 1<<20; size /= 2 {
-		for { // blocks of 1 KiB
-			hog, err := dev.NewCache(device.CacheShape{Layers: 1, KVHeads: 1, HeadDim: 16, BlockSize: 16}, int(size>>10))
+		for {
+			hog, err := dev.NewWeights([]device.Tensor{{Name: "hog", Format: f16, Rows: int(size >> 11), Cols: 1 << 10}})
 			if err != nil {
 				break
 			}

@@ -26,7 +26,13 @@ const fakeMemory = 64 << 20
 // are given.
 func onFake(t *testing.T, cfg Config, real ...fakedriver.Kernel) (*Device, *fakedriver.Driver) {
 	t.Helper()
-	f := fakedriver.New(fakedriver.Config{Properties: driver.Properties{TotalMem: fakeMemory}})
+	return onFakeWith(t, cfg, fakeMemory, real...)
+}
+
+// onFakeWith is onFake with so many bytes of memory.
+func onFakeWith(t *testing.T, cfg Config, memory uint64, real ...fakedriver.Kernel) (*Device, *fakedriver.Driver) {
+	t.Helper()
+	f := fakedriver.New(fakedriver.Config{Properties: driver.Properties{TotalMem: memory}})
 	for _, family := range kernels.Families() {
 		for _, k := range kernels.Kernels(family) {
 			f.Register(fakedriver.Kernel{Name: k.Name, ParamBytes: k.Size, Run: func(driver.Launch, unsafe.Pointer, fakedriver.Memory) error { return nil }})
@@ -213,7 +219,7 @@ func smallModel(t *testing.T, d *Device) (*executable, func()) {
 	}
 	shape := p.Cache
 	shape.BlockSize = 16
-	c, err := d.NewCache(shape, 4)
+	c, err := device.WholeCache(d, shape, 4)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func (x *executable) perform(step *device.Step) (unbind func(), err error) {
 		return nil, err
 	}
 	blockSize := x.cache.shape.BlockSize
-	if err := step.Check(x.prog.Vocab, x.opt.MaxRows, blockSize, x.cache.blocks); err != nil {
+	if err := step.Check(x.prog.Vocab, x.opt.MaxRows, blockSize, x.cache.mapped); err != nil {
 		return nil, err
 	}
 	bound, err := x.dev.bind()
@@ -57,7 +57,7 @@ func (x *executable) perform(step *device.Step) (unbind func(), err error) {
 	if recorded {
 		x.fill(&launched)
 	}
-	if err := x.in.write(x.dev, step, &launched, blockSize, x.cache.blocks); err != nil {
+	if err := x.in.write(x.dev, step, &launched, x.cache); err != nil {
 		return nil, x.dev.wrap(err, "send the step")
 	}
 	x.busy = true

@@ -29,6 +29,7 @@ func Run(t *testing.T, open func(t *testing.T) device.Device, b Bounds) {
 	t.Run("Logits", s.logits)
 	t.Run("Company", s.company)
 	t.Run("BadSteps", s.badSteps)
+	t.Run("CacheComesAndGoes", s.cache)
 	t.Run("BadPrograms", s.badPrograms)
 	t.Run("Lesson_UseAfterCloseIsAnError", s.lifetimes)
 	if testing.Short() {
@@ -175,7 +176,7 @@ func (r *rig) compileTo(x *running, dev device.Device, blocks int, opt device.Co
 	upload(t, w, r.bytes)
 	shape := r.prog.Cache
 	shape.BlockSize = blockSize
-	cache, err := dev.NewCache(shape, blocks)
+	cache, err := device.WholeCache(dev, shape, blocks)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ type Pace struct {
 	Step time.Duration // each step
 	Row  time.Duration // and each of its rows
 
+	Chunk  int    // blocks whose memory comes and goes together; 0: 1
 	Rows   int    // Info.StepRows; 0: those of the device below
 	Memory uint64 // Info.MemoryFree; 0: that of the device below
 
@@ -76,11 +77,7 @@ func (d *Paced) NewCache(shape device.CacheShape, blocks int) (device.Cache, err
 	if shape.BlockSize < 1 || blocks < 1 {
 		return nil, fmt.Errorf("cache of %d blocks of %d tokens", blocks, shape.BlockSize)
 	}
-	c := &tokenCache{shape: shape, blocks: blocks, tokens: make([]int32, blocks*shape.BlockSize)}
-	for i := range c.tokens {
-		c.tokens[i] = -1 // nobody's
-	}
-	return c, nil
+	return &tokenCache{shape: shape, chunk: max(d.pace.Chunk, 1), tokens: make([]int32, blocks*shape.BlockSize), mapped: make([]bool, blocks)}, nil
 }
 
 // Compile needs nothing but the sizes.
@@ -92,17 +89,47 @@ func (d *Paced) Compile(p *device.Program, _ device.Weights, c device.Cache, opt
 	return &pacedExec{d: d, cache: own, vocab: p.Vocab, maxRows: opt.MaxRows}, nil
 }
 
-// tokenCache has a number for each slot of each block.
+// tokenCache has a number for each slot of each block that there is memory for.
 type tokenCache struct {
 	shape  device.CacheShape
-	blocks int
+	chunk  int
 	tokens []int32
+	mapped []bool
+	taken  int
 }
 
 func (c *tokenCache) Shape() device.CacheShape { return c.shape }
-func (c *tokenCache) Blocks() int              { return c.blocks }
-func (c *tokenCache) Bytes() uint64            { return 4 * uint64(len(c.tokens)) }
+func (c *tokenCache) Blocks() int              { return len(c.mapped) }
+func (c *tokenCache) Mapped(block int) bool    { return c.mapped[block] }
+func (c *tokenCache) Bytes() uint64            { return 4 * uint64(c.taken*c.shape.BlockSize) }
+func (c *tokenCache) Reserved() uint64         { return 4 * uint64(len(c.tokens)) }
 func (c *tokenCache) Close() error             { return nil }
+
+func (c *tokenCache) Chunk(block int) (from, to int) {
+	from = block / c.chunk * c.chunk
+	return from, min(from+c.chunk, len(c.mapped))
+}
+
+func (c *tokenCache) Map(block int) error   { return c.set(block, true) }
+func (c *tokenCache) Unmap(block int) error { return c.set(block, false) }
+
+func (c *tokenCache) set(block int, mapped bool) error {
+	if c.mapped[block] == mapped {
+		return nil
+	}
+	from, to := c.Chunk(block)
+	for b := from; b < to; b++ {
+		c.mapped[b] = mapped
+	}
+	for i := from * c.shape.BlockSize; i < to*c.shape.BlockSize; i++ {
+		c.tokens[i] = -1 // nobody's
+	}
+	if !mapped {
+		from, to = to, from
+	}
+	c.taken += to - from
+	return nil
+}
 
 // pacedExec is device.Executable and device.Chooser.
 type pacedExec struct {
@@ -119,7 +146,7 @@ type pacedExec struct {
 
 func (x *pacedExec) Begin(step *device.Step) error {
 	c := x.cache
-	if err := step.Check(x.vocab, x.maxRows, c.shape.BlockSize, c.blocks); err != nil {
+	if err := step.Check(x.vocab, x.maxRows, c.shape.BlockSize, c.mapped); err != nil {
 		return err
 	}
 	x.d.steps.Add(1)

@@ -23,7 +23,7 @@ type Device struct {
 // device, from the goroutine that makes it, with the call's name and how many
 // of that name there were before; an error takes the call's place. The names
 // are those of the methods: "NewWeights", "NewUploader", "Buffer", "Commit",
-// "Hash", "NewCache", "Compile", "Run", "Largest", "Top", "Fetch", "Close", and
+// "Hash", "NewCache", "Map", "Unmap", "Compile", "Run", "Largest", "Top", "Fetch", "Close", and
 // "Info", which ignores errors. Begin is a "Run", too: a script that is about steps
 // is about all of them.
 func New(on device.Device, script func(call string, n int) error) *Device {
@@ -160,6 +160,20 @@ func (u *uploader) Commit() error {
 type cache struct {
 	device.Cache
 	d *Device
+}
+
+func (c *cache) Map(block int) error {
+	if err := c.d.before("Map"); err != nil {
+		return err
+	}
+	return c.Cache.Map(block)
+}
+
+func (c *cache) Unmap(block int) error {
+	if err := c.d.before("Unmap"); err != nil {
+		return err
+	}
+	return c.Cache.Unmap(block)
 }
 
 func (c *cache) Close() error {

@@ -159,8 +159,11 @@ type HealthResponse struct {
 	Steps uint64 `protobuf:"varint,14,opt,name=steps,proto3" json:"steps,omitempty"`
 	// Tokens generated since the start.
 	GeneratedTokens uint64 `protobuf:"varint,15,opt,name=generated_tokens,json=generatedTokens,proto3" json:"generated_tokens,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// KV blocks that there is memory for at present. More comes as it is wanted,
+	// and goes when nobody has wanted it for long.
+	KvBlocksMapped int32 `protobuf:"varint,16,opt,name=kv_blocks_mapped,json=kvBlocksMapped,proto3" json:"kv_blocks_mapped,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *HealthResponse) Reset() {
@@ -298,6 +301,13 @@ func (x *HealthResponse) GetGeneratedTokens() uint64 {
 	return 0
 }
 
+func (x *HealthResponse) GetKvBlocksMapped() int32 {
+	if x != nil {
+		return x.KvBlocksMapped
+	}
+	return 0
+}
+
 // Device is what a server runs on.
 type Device struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -394,7 +404,7 @@ var File_kigo_v1_health_proto protoreflect.FileDescriptor
 const file_kigo_v1_health_proto_rawDesc = "" +
 	"\n" +
 	"\x14kigo/v1/health.proto\x12\akigo.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13kigo/v1/model.proto\"\x0f\n" +
-	"\rHealthRequest\"\x9b\x04\n" +
+	"\rHealthRequest\"\xc5\x04\n" +
 	"\x0eHealthResponse\x12-\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x15.kigo.v1.HealthStatusR\x06status\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
@@ -412,7 +422,8 @@ const file_kigo_v1_health_proto_rawDesc = "" +
 	"\x0ekv_blocks_used\x18\f \x01(\x05R\fkvBlocksUsed\x12&\n" +
 	"\x0fkv_blocks_total\x18\r \x01(\x05R\rkvBlocksTotal\x12\x14\n" +
 	"\x05steps\x18\x0e \x01(\x04R\x05steps\x12)\n" +
-	"\x10generated_tokens\x18\x0f \x01(\x04R\x0fgeneratedTokens\"\xaf\x01\n" +
+	"\x10generated_tokens\x18\x0f \x01(\x04R\x0fgeneratedTokens\x12(\n" +
+	"\x10kv_blocks_mapped\x18\x10 \x01(\x05R\x0ekvBlocksMapped\"\xaf\x01\n" +
 	"\x06Device\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +

@@ -533,10 +533,12 @@ type MemoryUse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The model's tensors.
 	Weights uint64 `protobuf:"varint,1,opt,name=weights,proto3" json:"weights,omitempty"`
-	// The KV cache.
+	// What the KV cache takes at present.
 	Kv uint64 `protobuf:"varint,2,opt,name=kv,proto3" json:"kv,omitempty"`
 	// What a step needs besides.
-	Scratch       uint64 `protobuf:"varint,3,opt,name=scratch,proto3" json:"scratch,omitempty"`
+	Scratch uint64 `protobuf:"varint,3,opt,name=scratch,proto3" json:"scratch,omitempty"`
+	// What the KV cache takes at most.
+	KvReserved    uint64 `protobuf:"varint,4,opt,name=kv_reserved,json=kvReserved,proto3" json:"kv_reserved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -588,6 +590,13 @@ func (x *MemoryUse) GetKv() uint64 {
 func (x *MemoryUse) GetScratch() uint64 {
 	if x != nil {
 		return x.Scratch
+	}
+	return 0
+}
+
+func (x *MemoryUse) GetKvReserved() uint64 {
+	if x != nil {
+		return x.KvReserved
 	}
 	return 0
 }
@@ -998,11 +1007,13 @@ const file_kigo_v1_model_proto_rawDesc = "" +
 	"\x04load\x18\r \x01(\v2\x12.kigo.v1.LoadTimesR\x04load\x12\x1a\n" +
 	"\bverified\x18\x0e \x01(\bR\bverified\x12\x1a\n" +
 	"\bwarnings\x18\x0f \x03(\tR\bwarnings\x127\n" +
-	"\tloaded_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\bloadedAt\"O\n" +
+	"\tloaded_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\bloadedAt\"p\n" +
 	"\tMemoryUse\x12\x18\n" +
 	"\aweights\x18\x01 \x01(\x04R\aweights\x12\x0e\n" +
 	"\x02kv\x18\x02 \x01(\x04R\x02kv\x12\x18\n" +
-	"\ascratch\x18\x03 \x01(\x04R\ascratch\"\xf9\x02\n" +
+	"\ascratch\x18\x03 \x01(\x04R\ascratch\x12\x1f\n" +
+	"\vkv_reserved\x18\x04 \x01(\x04R\n" +
+	"kvReserved\"\xf9\x02\n" +
 	"\tLoadTimes\x12/\n" +
 	"\x05parse\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05parse\x127\n" +
 	"\ttokenizer\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\ttokenizer\x12-\n" +
