@@ -10,12 +10,11 @@ import (
 	"kigo/engine/device"
 )
 
-// choice is memory for choosing the next tokens of a step's sequences. Most need the
-// largest logit or a few of them, which the device finds; some need all.
+// choice is memory for choosing the next tokens of a step's sequences. Of most rows the
+// device finds the largest logit, or draws the token; of some all logits are needed.
 type choice struct {
-	wants []device.Want
-	of    []*part // whose wants they are
-	tops  [][]device.Ranked
+	draws []device.Draw
+	of    []*part // whose draws they are
 	full  []piece
 	rows  []int
 }
@@ -31,11 +30,11 @@ type piece struct {
 // fetchedRows is how many rows of logits are brought to the host at a time.
 const fetchedRows = 64
 
-// How many rows are worth another goroutine: choosing among a few logits takes a
-// microsecond or two, among all of them fifty and more.
+// How many rows are worth another goroutine: planning a draw takes a microsecond or
+// two where there are penalties, choosing among all logits a hundred and more.
 const (
-	topsEach = 16
-	fullEach = 2
+	drawsEach = 32
+	fullEach  = 2
 )
 
 // chooseOn waits for a step that has begun and chooses its sequences' next tokens.
@@ -49,54 +48,55 @@ func (o *owner) chooseOn(b *batch, c device.Chooser) error {
 	}
 	o.stepEnded(b)
 	k := &b.choice
-	k.wants, k.of, k.full = k.wants[:0], k.of[:0], k.full[:0]
+	k.of, k.full = k.of[:0], k.full[:0]
 	for i := range b.parts {
 		p := &b.parts[i]
-		if p.q.ended {
-			continue
+		switch l := largest[p.first]; {
+		case p.q.ended:
+		case p.prompt:
+			k.full = append(k.full, piece{p: p, count: p.count})
+		case p.q.takesLargest(l.ID, l.Logit):
+			p.id = l.ID
+		default:
+			k.of = append(k.of, p)
 		}
-		if !p.prompt {
-			if l := largest[p.first]; p.q.takesLargest(l.ID, l.Logit) {
-				p.id = l.ID
-				continue
-			}
-			if n := p.q.wantsTop(); n > 0 {
-				k.wants = append(k.wants, device.Want{Row: p.first, N: n})
-				k.of = append(k.of, p)
-				continue
-			}
-		}
-		k.full = append(k.full, piece{p: p, count: p.count})
 	}
-	if err := o.chooseTops(b, c); err != nil {
+	if err := o.chooseDrawn(b, c); err != nil {
 		return err
 	}
 	return o.chooseFull(b, c)
 }
 
-// chooseTops chooses for those who need a few of the largest logits. Whom they do not
-// suffice joins those who need all.
-func (o *owner) chooseTops(b *batch, c device.Chooser) error {
+// chooseDrawn has the device draw for those for whom it can. The others join those who
+// need all logits.
+func (o *owner) chooseDrawn(b *batch, c device.Chooser) error {
 	k := &b.choice
-	if len(k.wants) == 0 {
-		return nil
-	}
-	if err := o.inStep(b, time.Now(), func() (err error) {
-		k.tops, err = c.Top(k.wants)
-		return err
-	}); err != nil {
-		return err
-	}
-	share(len(k.of), topsEach, func(i int) {
+	share(len(k.of), drawsEach, func(i int) {
 		p := k.of[i]
 		defer o.spoiled(p)
-		if k.tops[i] == nil {
-			return
-		}
-		if id, ok := p.q.sampleTop(k.tops[i]); ok {
-			p.id = id
-		}
+		p.plan = p.q.plan()
 	})
+	k.draws = k.draws[:0]
+	for _, p := range k.of {
+		if p.plan != nil {
+			k.draws = append(k.draws, device.Draw{Row: p.first, Plan: p.plan})
+		}
+	}
+	if len(k.draws) > 0 {
+		var ids []int32
+		if err := o.inStep(b, time.Now(), func() (err error) {
+			ids, err = c.Draw(k.draws)
+			return err
+		}); err != nil {
+			return err
+		}
+		for _, p := range k.of {
+			if p.plan != nil {
+				p.id, ids = ids[0], ids[1:]
+			}
+		}
+	}
+	clear(k.draws) // which hold plans
 	for _, p := range k.of {
 		if p.id < 0 && p.err == nil {
 			k.full = append(k.full, piece{p: p, count: 1})

@@ -5,7 +5,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"kigo/engine/device"
 	"kigo/engine/kv"
 	"kigo/engine/sample"
 	"kigo/engine/sched"
@@ -88,26 +87,16 @@ func (q *sequence) takesLargest(id int32, logit float32) bool {
 	return q.logprobs < 0 && q.sampler.TakesLargest(id, logit, len(q.tokens)-q.prompt)
 }
 
-// wantsTop is how many of the largest logits are enough to choose the next token;
-// 0: all are needed.
-func (q *sequence) wantsTop() int {
+// plan says how the next token is drawn; nil when all logits are needed for it.
+func (q *sequence) plan() *sample.Plan {
 	if q.logprobs >= 0 {
-		return 0
+		return nil
 	}
-	return q.sampler.WantsTop(len(q.tokens) - q.prompt)
-}
-
-// sampleTop chooses the next token from the largest logits; false when they are not
-// enough.
-func (q *sequence) sampleTop(top []device.Ranked) (id int32, ok bool) {
-	return q.sampler.SampleTop(func() (int32, float32, bool) {
-		if len(top) == 0 {
-			return 0, 0, false
-		}
-		first := top[0]
-		top = top[1:]
-		return first.ID, first.Logit, true
-	}, len(q.tokens)-q.prompt)
+	p, ok := q.sampler.Plan(q.tokens, len(q.tokens)-q.prompt)
+	if !ok {
+		return nil
+	}
+	return p
 }
 
 // sample chooses a token from the logits after the latest one, and says how likely

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kigo/engine/device"
+	"kigo/engine/sample"
 	"kigo/engine/sched"
 )
 
@@ -35,7 +36,8 @@ type part struct {
 	prompt bool // they tell how likely the prompt's own tokens are
 	next   bool // the last one chooses a token
 
-	id       int32 // that was chosen; -1 as long as none is
+	plan     *sample.Plan // for the device
+	id       int32        // that was chosen; -1 as long as none is
 	logprobs []TokenLogprob
 	err      error // ends this sequence and no other
 }

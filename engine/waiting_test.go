@@ -38,7 +38,7 @@ func scriptedWaits(t *testing.T, cfg engine.Config, pace scripted.Pace, script f
 // A device fails while a step of many sequences is waited for, or when it is asked
 // what to choose: each stream has the tokens of all steps before, and ends with it.
 func TestFailureWhileAStepIsWaitedFor(t *testing.T) {
-	for _, call := range []string{"Run", "Largest", "Top", "Fetch"} {
+	for _, call := range []string{"Run", "Largest", "Draw", "Fetch"} {
 		t.Run(call, func(t *testing.T) {
 			var fail atomic.Bool
 			e := scriptedWaits(t, engine.Config{}, scripted.Pace{Step: time.Millisecond}, func(c string, _ int) error {
@@ -51,7 +51,7 @@ func TestFailureWhileAStepIsWaitedFor(t *testing.T) {
 			for i := range 20 {
 				r := pacedRequest(i, 10+i, 0, 400)
 				switch {
-				case i%2 == 0 && call == "Top":
+				case i%2 == 0 && call == "Draw":
 					r.Sampling.Temperature, r.Sampling.TopK = 0.001, 1
 				case i%2 == 0 && call == "Fetch":
 					r.Logprobs = 0

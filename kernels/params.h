@@ -20,7 +20,8 @@
 // kernel: wide128_* ProjectParams
 // kernel: project_f32 ProjectF32Params
 // kernel: gate GateParams
-// kernel: choose_* ChooseParams
+// kernel: choose_largest ChooseParams
+// kernel: draw_* DrawParams
 // kernel: append AppendParams
 // kernel: attend_* AttendParams
 // kernel: rate_* RateParams
@@ -252,14 +253,66 @@ struct AttendParams {
 
 struct ChooseParams {
     uint64_t logits; // *float, rows of count
-    uint64_t rows;   // *uint32 by the launch's row: which row of logits it is
-    uint64_t wanted; // *uint32 by row: how many of its largest, at most most
-    uint64_t bins;   // *uint32 by row: 4,096 bins, how many belong into the list, padding; 0 at first
-    uint64_t list;   // *uint64 by row, room for so many: rank above the complement of the number
-    uint64_t out;    // *uint64 by row: how many belong into the list, then most of it
+    uint64_t out;    // *uint64 by row: raised to the largest logit's rank above the complement of its number
     uint32_t count;
-    uint32_t room; // at most 1,024
-    uint32_t most;
+};
+
+// Bins of weights, 64 for each halving: see engine/sample/weight.go.
+constexpr uint32_t kDrawBins = 2624;
+
+// How many tokens can be put in order to find the last one that top-p or top-k leave.
+constexpr uint32_t kDrawRoom = 2048;
+
+// How many ids are summed together; as many chunks are the most there may be.
+constexpr uint32_t kDrawChunk = 2048;
+
+// Changes a logit: Edit of engine/sample.
+struct DrawEdit {
+    uint32_t id;
+    float bias; // while it is changed, the logit as it was
+    uint32_t times;
+};
+
+// What is wanted of a row: Plan of engine/sample.
+struct DrawRow {
+    double scale;
+    uint64_t random;
+    uint64_t share;   // of top-p
+    uint64_t least;
+    uint64_t edits;   // *DrawEdit
+    uint64_t allowed; // *uint32, bits by id, or 0
+    uint32_t edited;  // how many
+    uint32_t row;     // of the logits
+    uint32_t vocab;
+    uint32_t top;     // of top-k, at most kDrawRoom
+    uint32_t search;  // the product's largest logit does not do
+    float repetition;
+    float presence;
+    float frequency;
+};
+
+// What is known of a row so far.
+struct DrawState {
+    uint64_t largest; // rank above the complement of the id
+    uint64_t cut;     // the same of the last token that top-p leaves; 0: all
+    uint64_t missing; // to what top-p wants, before the last bin
+    uint32_t found;   // in the list
+    uint32_t bad;     // the host has to look for itself
+    uint32_t drawn;   // id is
+    uint32_t id;
+};
+
+struct DrawParams {
+    uint64_t logits; // *float, rows of count
+    uint64_t best;   // *uint64 by row of logits: the product's largest
+    uint64_t rows;   // *DrawRow by the launch's row
+    uint64_t states; // *DrawState by row
+    uint64_t bins;   // *uint64 by row, kDrawBins
+    uint64_t list;   // *uint64 by row, kDrawRoom
+    uint64_t sums;   // *uint64 by row, chunks
+    uint64_t out;    // *int32 by row: the token, or -1
+    uint32_t count;
+    uint32_t chunks;
 };
 
 // What rate.cu repeats in one round: so many mma.m16n8k16 of each warp, or

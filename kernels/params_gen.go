@@ -228,15 +228,67 @@ type AttendParams struct {
 
 type ChooseParams struct {
 	Logits uint64 // *float, rows of count
-	Rows   uint64 // *uint32 by the launch's row: which row of logits it is
-	Wanted uint64 // *uint32 by row: how many of its largest, at most most
-	Bins   uint64 // *uint32 by row: 4,096 bins, how many belong into the list, padding; 0 at first
-	List   uint64 // *uint64 by row, room for so many: rank above the complement of the number
-	Out    uint64 // *uint64 by row: how many belong into the list, then most of it
+	Out    uint64 // *uint64 by row: raised to the largest logit's rank above the complement of its number
 	Count  uint32
-	Room   uint32 // at most 1,024
-	Most   uint32
 	_      [4]byte
+}
+
+// DrawBins: Bins of weights, 64 for each halving: see engine/sample/weight.go.
+const DrawBins uint32 = 2624
+
+// DrawRoom: How many tokens can be put in order to find the last one that top-p or top-k leave.
+const DrawRoom uint32 = 2048
+
+// DrawChunk: How many ids are summed together; as many chunks are the most there may be.
+const DrawChunk uint32 = 2048
+
+// Changes a logit: Edit of engine/sample.
+type DrawEdit struct {
+	Id    uint32
+	Bias  float32 // while it is changed, the logit as it was
+	Times uint32
+}
+
+// What is wanted of a row: Plan of engine/sample.
+type DrawRow struct {
+	Scale      float64
+	Random     uint64
+	Share      uint64 // of top-p
+	Least      uint64
+	Edits      uint64 // *DrawEdit
+	Allowed    uint64 // *uint32, bits by id, or 0
+	Edited     uint32 // how many
+	Row        uint32 // of the logits
+	Vocab      uint32
+	Top        uint32 // of top-k, at most kDrawRoom
+	Search     uint32 // the product's largest logit does not do
+	Repetition float32
+	Presence   float32
+	Frequency  float32
+}
+
+// What is known of a row so far.
+type DrawState struct {
+	Largest uint64 // rank above the complement of the id
+	Cut     uint64 // the same of the last token that top-p leaves; 0: all
+	Missing uint64 // to what top-p wants, before the last bin
+	Found   uint32 // in the list
+	Bad     uint32 // the host has to look for itself
+	Drawn   uint32 // id is
+	Id      uint32
+}
+
+type DrawParams struct {
+	Logits uint64 // *float, rows of count
+	Best   uint64 // *uint64 by row of logits: the product's largest
+	Rows   uint64 // *DrawRow by the launch's row
+	States uint64 // *DrawState by row
+	Bins   uint64 // *uint64 by row, kDrawBins
+	List   uint64 // *uint64 by row, kDrawRoom
+	Sums   uint64 // *uint64 by row, chunks
+	Out    uint64 // *int32 by row: the token, or -1
+	Count  uint32
+	Chunks uint32
 }
 
 // RateMmas: What rate.cu repeats in one round: so many mma.m16n8k16 of each warp, or
@@ -270,10 +322,14 @@ var table = [...]Kernel{
 	{Family: "attention", Name: "attend_one_32", Params: "AttendParams", Size: 136},
 	{Family: "attention", Name: "attend_one_64", Params: "AttendParams", Size: 136},
 	{Family: "attention", Name: "attend_one_96", Params: "AttendParams", Size: 136},
-	{Family: "choose", Name: "choose_collect", Params: "ChooseParams", Size: 64},
-	{Family: "choose", Name: "choose_count", Params: "ChooseParams", Size: 64},
-	{Family: "choose", Name: "choose_largest", Params: "ChooseParams", Size: 64},
-	{Family: "choose", Name: "choose_sort", Params: "ChooseParams", Size: 64},
+	{Family: "choose", Name: "choose_largest", Params: "ChooseParams", Size: 24},
+	{Family: "choose", Name: "draw_collect", Params: "DrawParams", Size: 72},
+	{Family: "choose", Name: "draw_cut", Params: "DrawParams", Size: 72},
+	{Family: "choose", Name: "draw_largest", Params: "DrawParams", Size: 72},
+	{Family: "choose", Name: "draw_pick", Params: "DrawParams", Size: 72},
+	{Family: "choose", Name: "draw_start", Params: "DrawParams", Size: 72},
+	{Family: "choose", Name: "draw_sum", Params: "DrawParams", Size: 72},
+	{Family: "choose", Name: "draw_weigh", Params: "DrawParams", Size: 72},
 	{Family: "embed", Name: "angles", Params: "AnglesParams", Size: 32},
 	{Family: "embed", Name: "dequantize", Params: "DequantizeParams", Size: 208},
 	{Family: "embed", Name: "embed", Params: "EmbedParams", Size: 216},

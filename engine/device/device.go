@@ -12,6 +12,7 @@ import (
 	"fmt"
 
 	"kigo/engine/quant"
+	"kigo/engine/sample"
 )
 
 // What a device can refuse, to be matched with errors.Is.
@@ -214,11 +215,11 @@ type Chooser interface {
 	// until the next Begin or Run.
 	Largest() ([]Ranked, error)
 
-	// Top gives the largest logits of some rows, one list for each of wants,
-	// largest first and of equal ones the lowest id first. A list is nil when
-	// it cannot be told for less than all of the row's logits cost; Fetch does
-	// then. The lists are valid until the next call of any method.
-	Top(wants []Want) ([][]Ranked, error)
+	// Draw gives the tokens that sample.Sampler.Sample draws, one for each of wants, of
+	// which no two may ask for one row. A token is -1 when it cannot be told for less
+	// than all of the row's logits cost, or there is none, or a logit is not a number;
+	// Fetch does then. The slice is valid until the next call of any method.
+	Draw(wants []Draw) ([]int32, error)
 
 	// Fetch gives the logits of some rows, which are counted among those that
 	// the step asked for, row-major. They are valid until the next call of any
@@ -226,9 +227,11 @@ type Chooser interface {
 	Fetch(rows []int) ([]float32, error)
 }
 
-// Want asks for the N largest logits of a row, counted among those that a step
-// asked for.
-type Want struct{ Row, N int }
+// Draw asks for a token of a row, counted among those that a step asked for.
+type Draw struct {
+	Row int
+	*sample.Plan
+}
 
 // Ranked is a token with its logit.
 type Ranked struct {

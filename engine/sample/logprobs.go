@@ -20,7 +20,7 @@ func Logprobs(logits []float32, id int32, n int) (chosen Logprob, top []Logprob,
 	if id < 0 || int(id) >= len(logits) {
 		return Logprob{}, nil, fmt.Errorf("token %d is outside the vocabulary of %d", id, len(logits))
 	}
-	norm, _, err := LogSum(logits)
+	norm, largest, err := LogSum(logits)
 	if err != nil {
 		return Logprob{}, nil, err
 	}
@@ -31,7 +31,7 @@ func Logprobs(logits []float32, id int32, n int) (chosen Logprob, top []Logprob,
 		return of(id), nil, nil
 	}
 	s := Sampler{params: Params{Temperature: 1, TopK: n}, vocab: len(logits)}
-	list := s.topK(logits, n)
+	list := s.topK(logits, logits[largest], n)
 	for _, c := range list.cands {
 		top = append(top, of(c.id))
 	}

@@ -2,14 +2,13 @@ package sample
 
 import "math/bits"
 
-// uniform gives a number in [0, 1) with 53 random bits that depends on its two
-// arguments alone, so that a token does not depend on what else is running,
-// and any device can draw the same one. It is Philox4x32-10 (Salmon, Moraes,
-// Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011) with the
-// seed as its key and the position as its counter.
-func uniform(seed, position uint64) float64 {
+// random gives 64 bits that depend on the two arguments alone, so that a token does
+// not depend on what else is running, and any device can draw the same one. It is
+// Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as
+// 1, 2, 3", 2011) with the seed as its key and the position as its counter.
+func random(seed, position uint64) uint64 {
 	out := philox([4]uint32{uint32(position), uint32(position >> 32)}, [2]uint32{uint32(seed), uint32(seed >> 32)})
-	return float64((uint64(out[1])<<32|uint64(out[0]))>>11) / (1 << 53)
+	return uint64(out[1])<<32 | uint64(out[0])
 }
 
 // philox is one block of Philox4x32-10.

@@ -13,6 +13,7 @@ import (
 	"kigo/engine/gguf"
 	"kigo/engine/load"
 	"kigo/engine/model"
+	"kigo/engine/sample"
 	"kigo/engine/synth"
 )
 
@@ -145,7 +146,7 @@ func BenchmarkDecode(b *testing.B) {
 }
 
 // BenchmarkBatch generates a token each for many sequences at a time, and chooses them:
-// by the largest logit, and by the 40 largest.
+// by the largest logit, and as parameters that a request leaves unset say.
 func BenchmarkBatch(b *testing.B) {
 	for _, m := range []string{"qwen2.5-0.5b/f16", "qwen2.5-0.5b/q4_k_m", "llama-3.1-8b/q4_k_m"} {
 		shape, format := filepath.Dir(m), filepath.Base(m)
@@ -165,14 +166,11 @@ func BenchmarkBatch(b *testing.B) {
 				return step
 			}
 			for _, rows := range []int{1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256} {
-				var wants []device.Want
-				for i := range rows {
-					wants = append(wants, device.Want{Row: i, N: 40})
-				}
-				for _, top := range []bool{false, true} {
+				wants := drawsOf(b, rows, l.spec.Vocab, func(*sample.Params) {})
+				for _, drawn := range []bool{false, true} {
 					name := fmt.Sprintf("rows%d/largest", rows)
-					if top {
-						name = fmt.Sprintf("rows%d/top40", rows)
+					if drawn {
+						name = fmt.Sprintf("rows%d/drawn", rows)
 					}
 					b.Run(name, func(b *testing.B) {
 						steps := make([]*device.Step, 128)
@@ -187,8 +185,8 @@ func BenchmarkBatch(b *testing.B) {
 							if _, err := chooser.Largest(); err != nil {
 								b.Fatal(err)
 							}
-							if top {
-								if _, err := chooser.Top(wants); err != nil {
+							if drawn {
+								if _, err := chooser.Draw(wants); err != nil {
 									b.Fatal(err)
 								}
 							}
@@ -210,6 +208,93 @@ func BenchmarkBatch(b *testing.B) {
 						b.Logf("%-12s %6.2f us each, %4d a step: %8.1f us", t.Name, us/float64(len(t.Ops)), len(t.Ops), us)
 					}
 				})
+			}
+		})
+	}
+}
+
+// drawsOf asks for a token of each row, with a seed of its own.
+func drawsOf(tb testing.TB, rows, vocab int, change func(*sample.Params)) []device.Draw {
+	tb.Helper()
+	var wants []device.Draw
+	history := make([]int32, 64)
+	for i := range history {
+		history[i] = int32(i * i % vocab)
+	}
+	for i := range rows {
+		p := sample.Defaults()
+		p.Seed = uint64(i)
+		change(&p)
+		s, err := sample.New(p, vocab, nil)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		plan, ok := s.Plan(history, 0)
+		if !ok {
+			tb.Fatalf("%+v: no plan", p)
+		}
+		wants = append(wants, device.Draw{Row: i, Plan: plan})
+	}
+	return wants
+}
+
+// BenchmarkDraw draws tokens of logits that are there, of a vocabulary of 152,000: as
+// parameters that a request leaves unset say, without top-k, without any filter, and
+// with penalties; and, to compare, fetches the logits. fetched is the share of rows of
+// which the host has to do that after all.
+func BenchmarkDraw(b *testing.B) {
+	l := synthetic(b, "qwen2.5-0.5b", "q8_0", 256*16)
+	chooser := l.x.(device.Chooser)
+	for _, rows := range []int{1, 64, 256} {
+		step := &device.Step{}
+		all := make([]int, rows)
+		for i := range rows {
+			all[i] = i
+			step.Tokens, step.Logits = append(step.Tokens, int32(100*i)), append(step.Logits, i)
+			step.Seqs = append(step.Seqs, device.SeqRows{Rows: 1, Blocks: []int32{int32(i)}})
+		}
+		begin := func(b *testing.B) {
+			if err := chooser.Begin(step); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := chooser.Largest(); err != nil {
+				b.Fatal(err)
+			}
+		}
+		for _, c := range []struct {
+			name   string
+			change func(*sample.Params)
+		}{
+			{"defaults", func(*sample.Params) {}},
+			{"top_p", func(p *sample.Params) { p.TopK, p.MinP = 0, 0 }},
+			{"unbounded", func(p *sample.Params) { p.TopK, p.TopP, p.MinP = 0, 1, 0 }},
+			{"penalties", func(p *sample.Params) { p.TopK, p.RepetitionPenalty = 0, 1.1 }},
+		} {
+			b.Run(fmt.Sprintf("rows%d/%s", rows, c.name), func(b *testing.B) {
+				wants := drawsOf(b, rows, l.spec.Vocab, c.change)
+				begin(b)
+				n, fetched := 0, 0
+				for b.Loop() {
+					ids, err := chooser.Draw(wants)
+					if err != nil {
+						b.Fatal(err)
+					}
+					for _, id := range ids {
+						if id < 0 {
+							fetched++
+						}
+					}
+					n++
+				}
+				b.ReportMetric(float64(fetched)/float64(n*rows), "fetched/row")
+			})
+		}
+		b.Run(fmt.Sprintf("rows%d/fetch", rows), func(b *testing.B) {
+			begin(b)
+			for b.Loop() {
+				if _, err := chooser.Fetch(all); err != nil {
+					b.Fatal(err)
+				}
 			}
 		})
 	}

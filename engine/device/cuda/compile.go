@@ -48,6 +48,7 @@ type executable struct {
 	held      int    // the first of the step's rows whose logits are in logits
 	best      uint64 // ranks of the largest logits, by row
 	choosing  choosing
+	drawing   drawing
 
 	host   []byte    // pinned: logits of fetchRows rows
 	own    []float32 // logits of more rows than fit there
@@ -214,7 +215,10 @@ func (x *executable) takeScratch() error {
 	if x.host, err = x.dev.drv.HostAlloc(4 * fetchRows * x.prog.Vocab); err != nil {
 		return x.dev.wrap(err, "memory for logits")
 	}
-	if err := x.choosing.takeHost(x); err != nil {
+	if x.choosing.ranks, err = x.dev.drv.HostAlloc(8 * x.opt.MaxRows); err != nil {
+		return x.dev.wrap(err, "memory for logits")
+	}
+	if err := x.drawing.takeHost(x.dev); err != nil {
 		return err
 	}
 	return x.in.init(x.dev, x.opt.MaxRows, min(x.cache.blocks, 1<<20))
@@ -273,7 +277,7 @@ func (x *executable) layOut(a *arena) {
 	}
 	x.logits = a.take(4 * uint64(x.logitRows) * uint64(x.prog.Vocab))
 	x.best = a.take(8 * n)
-	x.choosing.layOut(a, x.logitRows)
+	x.drawing.layOut(a, x)
 	if heads > 0 {
 		x.partMax = partialBytes / 4
 		x.partial = a.take(partialBytes)
@@ -390,7 +394,7 @@ func (x *executable) Close() error {
 // release frees what there is. The context must be bound.
 func (x *executable) release() error {
 	errs := []error{x.wait(), x.dropGraphs(), x.dev.release(&x.scratch), x.in.free(x.dev)}
-	for _, b := range []*[]byte{&x.host, &x.choosing.ranks, &x.choosing.wants, &x.choosing.found} {
+	for _, b := range []*[]byte{&x.host, &x.choosing.ranks, &x.drawing.in, &x.drawing.out} {
 		if *b != nil {
 			errs = append(errs, x.dev.drv.HostFree(*b))
 			*b = nil

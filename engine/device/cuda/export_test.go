@@ -147,3 +147,24 @@ func Graphs(e device.Executable) (n int) {
 	}
 	return n
 }
+
+// DrawInput is what is sent to draw tokens of the logits that begin with row 0, as
+// for memory at an address, and which kernels are needed. fits says whose there is
+// room for; others are not in it.
+func DrawInput(wants []device.Draw, count int, area uint64) (in []byte, fits []int, largest, cut, sum bool) {
+	c := &drawing{room: len(wants), area: area}
+	c.in = make([]byte, c.inBytes())
+	for i := range wants {
+		if drawable(&wants[i]) {
+			fits = append(fits, i)
+		}
+	}
+	fits = c.fitting(wants, fits)
+	used, n := c.write(0, count, wants, fits)
+	return c.in[:used], fits, n.largest, n.cut, n.sum
+}
+
+// CheckDraws refuses what Draw refuses.
+func CheckDraws(wants []device.Draw, rows, vocab int) error {
+	return (&drawing{}).check(wants, rows, vocab)
+}

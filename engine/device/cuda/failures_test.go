@@ -65,7 +65,7 @@ func (s *session) run(g *fakeGPU) (err error) {
 		return err
 	}
 	defer closing(&err, x)
-	if err := steps(x); err != nil {
+	if err := steps(x, s.prog.Vocab); err != nil {
 		return err
 	}
 	return comeAndGo(c, x)
@@ -116,7 +116,7 @@ func (s *session) upload(w device.Weights) (err error) {
 
 // steps are a prompt, tokens that are recorded and replayed, more logits than are
 // kept at hand, more block tables than there was room for, and the largest logit.
-func steps(x device.Executable) error {
+func steps(x device.Executable, vocab int) error {
 	prompt := &device.Step{Tokens: make([]int32, 20), Seqs: []device.SeqRows{{Rows: 20, Blocks: []int32{1, 0}}}}
 	for i := range 20 {
 		prompt.Logits = append(prompt.Logits, i)
@@ -144,8 +144,10 @@ func steps(x device.Executable) error {
 	if _, err := c.Largest(); err != nil {
 		return err
 	}
-	if _, err := c.Top([]device.Want{{Row: 0, N: 2}}); err != nil {
-		return err
+	for _, p := range plans(vocab) {
+		if _, err := c.Draw([]device.Draw{{Row: 0, Plan: p}}); err != nil {
+			return err
+		}
 	}
 	_, err := c.Fetch([]int{0})
 	return err
@@ -432,8 +434,8 @@ func TestClosedInAnyOrder(t *testing.T) {
 	wantClosed(t, "Begin", choose.Begin(step))
 	_, err = choose.Largest()
 	wantClosed(t, "Largest", err)
-	_, err = choose.Top(nil)
-	wantClosed(t, "Top", err)
+	_, err = choose.Draw(nil)
+	wantClosed(t, "Draw", err)
 	_, err = choose.Fetch(nil)
 	wantClosed(t, "Fetch", err)
 	if err := errors.Join(up.Close(), up.Close(), x.Close(), x.Close(), c.Close(), c.Close(), w.Close(), d.Close(), d.Close()); err != nil {

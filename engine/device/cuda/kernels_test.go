@@ -14,6 +14,7 @@ import (
 	"kigo/engine/device/cuda"
 	"kigo/engine/device/cuda/driver"
 	"kigo/engine/quant"
+	"kigo/engine/sample"
 	"kigo/kernels"
 )
 
@@ -118,8 +119,10 @@ func everyStep(t *testing.T, dev device.Device, what string, p *device.Program, 
 				if _, err := c.Largest(); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := c.Top([]device.Want{{Row: 0, N: 5}}); err != nil {
-					t.Fatal(err)
+				for _, plan := range plans(p.Vocab) {
+					if _, err := c.Draw([]device.Draw{{Row: 0, Plan: plan}}); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
 		}
@@ -128,6 +131,15 @@ func everyStep(t *testing.T, dev device.Device, what string, p *device.Program, 
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// plans are two ways to draw a token that need every kernel that draws.
+func plans(vocab int) []*sample.Plan {
+	edits := []sample.Edit{{ID: 0, Bias: 1}, {ID: int32(vocab - 1), Times: 3}}
+	return []*sample.Plan{
+		{Scale: 1.5, Random: 1 << 63, TopK: 5, TopP: 1 << 63, Least: 1 << 20, Vocab: vocab, Edits: edits, Repetition: 1.5},
+		{Scale: 1.5, Random: 1 << 62, TopP: 1 << 63, Least: 1, Vocab: vocab, Allowed: []uint64{1<<64 - 2}},
 	}
 }
 

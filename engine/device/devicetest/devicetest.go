@@ -44,12 +44,15 @@ func Run(t *testing.T, open func(t *testing.T) device.Device, b Bounds) {
 	t.Run("BitsInEveryBatch", s.everyBatch)
 	t.Run("BitsAcrossSplits", s.splits)
 	t.Run("LargestLogits", s.choose)
+	t.Run("Draws", s.draw)
 }
 
-// Choose is the part of Run that is about the largest logits, for a device that has
+// Choose is the part of Run that is about choosing among logits, for a device that has
 // room for the logits of few rows.
 func Choose(t *testing.T, open func(t *testing.T) device.Device) {
-	(&suite{open: open}).choose(t)
+	s := &suite{open: open}
+	t.Run("LargestLogits", s.choose)
+	t.Run("Draws", s.draw)
 }
 
 type suite struct {

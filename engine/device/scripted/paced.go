@@ -140,6 +140,7 @@ type pacedExec struct {
 
 	ends    time.Time // of the step that was begun
 	largest []device.Ranked
+	drawn   []int32
 	logits  []float32
 	seqOf   []int // by row
 }
@@ -188,9 +189,19 @@ func (x *pacedExec) Largest() ([]device.Ranked, error) {
 	return x.largest, nil
 }
 
-// Top tells nothing.
-func (x *pacedExec) Top(wants []device.Want) ([][]device.Ranked, error) {
-	return make([][]device.Ranked, len(wants)), nil
+// Draw tells what is certain: so cold that all tokens but one weigh nothing, and no
+// logit is changed.
+func (x *pacedExec) Draw(wants []device.Draw) ([]int32, error) {
+	time.Sleep(time.Until(x.ends))
+	x.drawn = x.drawn[:0]
+	for _, w := range wants {
+		id := int32(-1)
+		if w.Scale > 41 && len(w.Edits) == 0 && w.Allowed == nil {
+			id = x.largest[w.Row].ID
+		}
+		x.drawn = append(x.drawn, id)
+	}
+	return x.drawn, nil
 }
 
 // Fetch gives 1 to the next token and 0 to all others.

@@ -23,7 +23,7 @@ type Device struct {
 // device, from the goroutine that makes it, with the call's name and how many
 // of that name there were before; an error takes the call's place. The names
 // are those of the methods: "NewWeights", "NewUploader", "Buffer", "Commit",
-// "Hash", "NewCache", "Map", "Unmap", "Compile", "Run", "Largest", "Top", "Fetch", "Close", and
+// "Hash", "NewCache", "Map", "Unmap", "Compile", "Run", "Largest", "Draw", "Fetch", "Close", and
 // "Info", which ignores errors. Begin is a "Run", too: a script that is about steps
 // is about all of them.
 func New(on device.Device, script func(call string, n int) error) *Device {
@@ -222,11 +222,11 @@ func (x *chooser) Largest() ([]device.Ranked, error) {
 	return x.on.Largest()
 }
 
-func (x *chooser) Top(wants []device.Want) ([][]device.Ranked, error) {
-	if err := x.d.before("Top"); err != nil {
+func (x *chooser) Draw(wants []device.Draw) ([]int32, error) {
+	if err := x.d.before("Draw"); err != nil {
 		return nil, err
 	}
-	return x.on.Top(wants)
+	return x.on.Draw(wants)
 }
 
 func (x *chooser) Fetch(rows []int) ([]float32, error) {
