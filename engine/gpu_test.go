@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"kigo/engine"
 	"kigo/engine/testenv"
@@ -53,9 +54,12 @@ func TestCacheGrowsOnTheGPU(t *testing.T) {
 	e := newEngine(t, engine.Config{CacheTokens: 1 << 20, MaxQueue: 1000})
 	loadTiny(t, e, "a", 1, false)
 	want := run(t, e, greedy("hello", 20)).ids
-	loadTiny(t, e, "a2", 1, true) // what the driver keeps of a first load is there
-	settled(t, e)
-	begin := e.Status()
+	if err := e.Unload(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	loadTiny(t, e, "a2", 1, false) // what the driver keeps of a first load is there
+	run(t, e, greedy("hello", 20))
+	begin := settled(t, e)
 	if kv := begin.Model.Memory; kv.KV == 0 || kv.KV > kv.KVReserved/2 {
 		t.Errorf("a new cache takes %d bytes of %d", kv.KV, kv.KVReserved)
 	}
@@ -89,6 +93,9 @@ func TestCacheGrowsOnTheGPU(t *testing.T) {
 		t.Errorf("the second model says %v, the first %v", got, want)
 	}
 	after := settled(t, e)
+	for deadline := time.Now().Add(20 * time.Second); after.KVTotal != begin.KVTotal && time.Now().Before(deadline); after = settled(t, e) {
+		time.Sleep(time.Millisecond) // the first model is freed after its last stream has ended
+	}
 	if rose := int64(after.Device.MemoryFree) - int64(full.Device.MemoryFree); rose < taken-16<<20 {
 		t.Errorf("%d bytes more are free with another model, %d were taken", rose, taken)
 	}
