@@ -186,6 +186,7 @@ func (o *owner) makeRoom() error {
 			return err
 		}
 	}
+	o.publish() // before the load goes on, which may look at what there is
 	return nil
 }
 
