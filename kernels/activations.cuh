@@ -11,15 +11,22 @@
 #pragma once
 #include "device.cuh"
 
-// The sum of squares is that of 256 threads with 8 values each at a time, a tree
-// within each of 8 warps, then warp after warp.
-static constexpr int NORM_WARPS = 8;
+// The sum of squares is made of those of runs of 256 values, what a warp takes at a
+// time: 8 values a lane one after another, then a tree. Lane l of a warp adds up runs l,
+// l + 32, ... and a tree the lanes.
+static constexpr uint32_t RUN = 256;
 
 struct Octet {
     float v[8];
-    __device__ __forceinline__ void load(const float *in, uint32_t at, uint32_t width) {
-        if (at + 8 <= width && width % 4 == 0) {
-            float4 a = *(const float4 *)(in + at), b = *(const float4 *)(in + at + 4);
+    // From the second-level cache: what other multiprocessors have written lately is
+    // there. WHOLE: rows consist of octets, and zeros follow.
+    template <bool WHOLE> __device__ __forceinline__ void load(const float *in, uint32_t at, uint32_t width) {
+        if (WHOLE || (at + 8 <= width && width % 4 == 0)) {
+            float4 a = make_float4(0, 0, 0, 0), b = a;
+            if (!WHOLE || at < width) {
+                a = __ldcg((const float4 *)(in + at));
+                b = __ldcg((const float4 *)(in + at + 4));
+            }
             v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
         } else {
 #pragma unroll
@@ -27,7 +34,8 @@ struct Octet {
                 v[i] = at + i < width ? in[at + i] : 0;
         }
     }
-    __device__ __forceinline__ float squares(float sum) const {
+    __device__ __forceinline__ float squares() const {
+        float sum = 0;
 #pragma unroll
         for (int i = 0; i < 8; i++)
             sum = fmaf(v[i], v[i], sum);
@@ -44,21 +52,23 @@ struct Octet {
             most = fmaxf(most, fabsf(v[i]));
         return most;
     }
-    // Rounds to halves in four words; returns their sum.
-    __device__ __forceinline__ float pack(uint32_t *w, float down) const {
+    // Rounds to halves in four words; returns their sum if that is wanted.
+    template <bool SUM> __device__ __forceinline__ float pack(uint32_t *w, float down) const {
         float sum = 0;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             w[i] = pack_half(__fmul_rn(v[2 * i], down), __fmul_rn(v[2 * i + 1], down));
-            sum = __fadd_rn(sum, low_half(w[i]));
-            sum = __fadd_rn(sum, high_half(w[i]));
+            if (SUM) {
+                sum = __fadd_rn(sum, low_half(w[i]));
+                sum = __fadd_rn(sum, high_half(w[i]));
+            }
         }
         return sum;
     }
     // The same, to half[0..7].
-    __device__ __forceinline__ float round(void *half, float down) const {
+    template <bool SUM> __device__ __forceinline__ float round(void *half, float down) const {
         uint32_t w[4];
-        float sum = pack(w, down);
+        float sum = pack<SUM>(w, down);
         *(uint4 *)half = make_uint4(w[0], w[1], w[2], w[3]);
         return sum;
     }
@@ -71,12 +81,8 @@ __device__ __forceinline__ float warp_sum(float v) {
     return v;
 }
 
-__device__ __forceinline__ float warp_max(float v) {
-#pragma unroll
-    for (int d = 16; d; d >>= 1)
-        v = fmaxf(v, __shfl_xor_sync(~0u, v, d));
-    return v;
-}
+// The largest of a warp's magnitudes, which as numbers are in the order of their bits.
+__device__ __forceinline__ float warp_largest(float magnitude) { return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(magnitude))); }
 
 // By which power of two a row with that largest value is scaled: up undoes it.
 __device__ __forceinline__ bool row_scale(float most, float *down, float *up) {
@@ -89,10 +95,11 @@ __device__ __forceinline__ bool row_scale(float most, float *down, float *up) {
     return true;
 }
 
-__device__ __forceinline__ float inverse_rms(const float *squares, uint32_t width, float eps) {
+// From the squares of a row's runs, by whole warps.
+__device__ __forceinline__ float inverse_rms(const float *squares, uint32_t width, float inverse_width, float eps) {
     float s = 0;
-#pragma unroll
-    for (int w = 0; w < NORM_WARPS; w++)
-        s = __fadd_rn(s, squares[w]);
-    return rsqrtf(__fadd_rn(s / (float)width, eps));
+#pragma unroll 1
+    for (uint32_t r = threadIdx.x % 32; r < (width + RUN - 1) / RUN; r += 32)
+        s = __fadd_rn(s, squares[r]);
+    return rsqrtf(__fadd_rn(__fmul_rn(warp_sum(s), inverse_width), eps));
 }

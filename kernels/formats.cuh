@@ -18,8 +18,8 @@
 //    pair<OFFSET>(chunk, a, b, scale, offset)     32 columns with one scale
 //    single(chunk, a, scale, offset)              16 columns with one scale
 //
-// UNROLL steps are on their way at a time in few, AHEAD in wide; BLOCKS of 256 threads should fit on a
-// multiprocessor, which bounds the registers.
+// UNROLL steps are on their way at a time in few, AT_ONCE in one, AHEAD in wide; BLOCKS of few,
+// of 256 threads, should fit on a multiprocessor, which bounds the registers.
 // scale[0] and offset[0] belong to row l/4, [1] to row l/4 + 8.
 #pragma once
 #include "device.cuh"
@@ -60,7 +60,7 @@ __device__ __forceinline__ void bytes_to_fragment(uint32_t *a, uint32_t lo, uint
 struct WeightsF16 {
     static constexpr uint32_t BYTES[4] = {512, 0, 0, 0};
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return lane * 16; }
-    static constexpr int CHUNKS = 1, UNROLL = 8, BLOCKS = 2, AHEAD = 4;
+    static constexpr int CHUNKS = 1, UNROLL = 8, AT_ONCE = 8, BLOCKS = 2, AHEAD = 4;
     uint4 w;
     __device__ __forceinline__ void load(const Cursor &c, int step) { w = load_weights(c.plane[0] + step * 512); }
     __device__ __forceinline__ void fragment(uint32_t *a) const {
@@ -98,7 +98,7 @@ struct WeightsBF16 : WeightsF16 {
 struct WeightsQ8_0 {
     static constexpr uint32_t BYTES[4] = {512, 0, 32, 0};
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane == 0 ? lane * 16 : lane / 4 * 4; }
-    static constexpr int CHUNKS = 2, UNROLL = 4, BLOCKS = 3, AHEAD = 2;
+    static constexpr int CHUNKS = 2, UNROLL = 4, AT_ONCE = 8, BLOCKS = 3, AHEAD = 2;
     uint4 w;
     uint32_t d;
     __device__ __forceinline__ void load(const Cursor &c, int step) {
@@ -119,7 +119,7 @@ struct WeightsQ8_0 {
 // Two blocks of 32 values a step: the nibbles of one in the first word of a
 // lane's row, of the other in the second.
 struct Nibbles {
-    static constexpr int CHUNKS = 4, UNROLL = 4, BLOCKS = 2, AHEAD = 2;
+    static constexpr int CHUNKS = 4, UNROLL = 4, AT_ONCE = 8, BLOCKS = 2, AHEAD = 2;
     uint4 w;
     // Values of block n (0 or 1); high holds a fifth bit for each, or 0.
     __device__ __forceinline__ void fragments(uint32_t *a, uint32_t *b, int n, uint32_t high0, uint32_t high1, int lane) const {
@@ -198,6 +198,7 @@ struct WeightsQ5_0 : Nibbles {
 
 struct WeightsQ5_1 : Nibbles {
     static constexpr uint32_t BYTES[4] = {512, 128, 128, 0};
+    static constexpr int AT_ONCE = 6;
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane == 0 ? lane * 16 : lane / 4 * 16; }
     uint4 dm, h;
     __device__ __forceinline__ void load(const Cursor &c, int step) {
@@ -239,7 +240,7 @@ struct GroupScales {
 template <bool FIFTH> struct WeightsK45 {
     static constexpr uint32_t BYTES[4] = {2048, FIFTH ? 512 : 0, 256, 0};
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane < 2 ? lane * 16 : lane / 4 * 32; }
-    static constexpr int CHUNKS = 16, UNROLL = 1, BLOCKS = 2, AHEAD = 1;
+    static constexpr int CHUNKS = 16, UNROLL = 1, AT_ONCE = 1, BLOCKS = 2, AHEAD = 1;
     uint4 w[4], h, s0, s1;
     __device__ __forceinline__ void load(const Cursor &c, int step) {
 #pragma unroll
@@ -281,7 +282,7 @@ typedef WeightsK45<true> WeightsQ5_K;
 struct WeightsQ6_K {
     static constexpr uint32_t BYTES[4] = {2048, 1024, 256, 32};
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane < 2 ? lane * 16 : plane == 2 ? lane / 4 * 32 : lane / 4 * 4; }
-    static constexpr int CHUNKS = 16, UNROLL = 1, BLOCKS = 2, AHEAD = 1;
+    static constexpr int CHUNKS = 16, UNROLL = 1, AT_ONCE = 1, BLOCKS = 2, AHEAD = 1;
     uint4 w[4], h[2], s0, s1;
     uint32_t d;
     __device__ __forceinline__ void load(const Cursor &c, int step) {

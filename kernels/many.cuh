@@ -98,6 +98,6 @@ template <class W> __device__ __forceinline__ void many(const ProjectParams &p) 
                 best = ranked(y, output);
         }
         if (p.best)
-            raise(p, row, best); // the loop has the same turns in all threads
+            raise<16>(p, row, best); // the loop has the same turns in all threads
     }
 }

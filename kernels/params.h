@@ -146,6 +146,7 @@ struct PrepareParams {
     uint32_t width;
     uint32_t stride; // a multiple of 64; what is beyond width is 0
     uint32_t stage_rows; // 0, or half and sums as wide.cuh wants them: rows of a stage
+    float inverse_width;
     float eps;
 };
 
@@ -173,10 +174,14 @@ struct ProjectParams {
     uint32_t width;
     uint32_t stride;
     uint32_t steps;    // of the format, in a row of weights
-    uint32_t segments; // parts of a row that are summed apart
+    uint32_t segments; // parts of a row that are summed apart: 4, 8 or 16
+    uint32_t segments_log; // the power of two that segments is
     uint32_t gated;    // two matrices, silu(first) * second
     uint32_t stage_rows; // what prepare was told
     uint32_t tiles;    // of all matrices; of one with a gate
+    uint32_t each;     // tiles of a block of one, and
+    uint32_t more;     // how many blocks have one more
+    float inverse_width;
     float eps;
 };
 

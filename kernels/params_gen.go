@@ -110,19 +110,19 @@ type AnglesParams struct {
 }
 
 type PrepareParams struct {
-	In        uint64 // *float, rows of width values
-	Pick      uint64 // *int32, the rows of in to take, or 0: all
-	Gain      uint64 // *float, or 0: no normalization
-	Half      uint64 // *half, rows x stride
-	Sums      uint64 // *float, rows x stride/16
-	Scale     uint64 // *float, by row
-	Wide      uint64 // *float, rows x width: the same values unrounded, or 0
-	Rows      uint32
-	Width     uint32
-	Stride    uint32 // a multiple of 64; what is beyond width is 0
-	StageRows uint32 // 0, or half and sums as wide.cuh wants them: rows of a stage
-	Eps       float32
-	_         [4]byte
+	In           uint64 // *float, rows of width values
+	Pick         uint64 // *int32, the rows of in to take, or 0: all
+	Gain         uint64 // *float, or 0: no normalization
+	Half         uint64 // *half, rows x stride
+	Sums         uint64 // *float, rows x stride/16
+	Scale        uint64 // *float, by row
+	Wide         uint64 // *float, rows x width: the same values unrounded, or 0
+	Rows         uint32
+	Width        uint32
+	Stride       uint32 // a multiple of 64; what is beyond width is 0
+	StageRows    uint32 // 0, or half and sums as wide.cuh wants them: rows of a stage
+	InverseWidth float32
+	Eps          float32
 }
 
 // One weight matrix of a projection.
@@ -135,25 +135,29 @@ type Matrix struct {
 }
 
 type ProjectParams struct {
-	Matrix    [3]Matrix
-	In        uint64 // *float, rows of width values: what one and few take
-	Pick      uint64 // *int32, the rows of in to take, or 0: all
-	Gain      uint64 // *float, or 0: no normalization
-	Half      uint64 // *half, rows x stride: prepare's, which many takes
-	Sums      uint64 // *float
-	Scale     uint64 // *float
-	Residual  uint64 // *float, rows x outs of the first matrix, or 0
-	Best      uint64 // *uint64 by row: the largest output and its number, or 0 (see ranked)
-	Matrices  uint32
-	Rows      uint32
-	Width     uint32
-	Stride    uint32
-	Steps     uint32 // of the format, in a row of weights
-	Segments  uint32 // parts of a row that are summed apart
-	Gated     uint32 // two matrices, silu(first) * second
-	StageRows uint32 // what prepare was told
-	Tiles     uint32 // of all matrices; of one with a gate
-	Eps       float32
+	Matrix       [3]Matrix
+	In           uint64 // *float, rows of width values: what one and few take
+	Pick         uint64 // *int32, the rows of in to take, or 0: all
+	Gain         uint64 // *float, or 0: no normalization
+	Half         uint64 // *half, rows x stride: prepare's, which many takes
+	Sums         uint64 // *float
+	Scale        uint64 // *float
+	Residual     uint64 // *float, rows x outs of the first matrix, or 0
+	Best         uint64 // *uint64 by row: the largest output and its number, or 0 (see ranked)
+	Matrices     uint32
+	Rows         uint32
+	Width        uint32
+	Stride       uint32
+	Steps        uint32 // of the format, in a row of weights
+	Segments     uint32 // parts of a row that are summed apart: 4, 8 or 16
+	SegmentsLog  uint32 // the power of two that segments is
+	Gated        uint32 // two matrices, silu(first) * second
+	StageRows    uint32 // what prepare was told
+	Tiles        uint32 // of all matrices; of one with a gate
+	Each         uint32 // tiles of a block of one, and
+	More         uint32 // how many blocks have one more
+	InverseWidth float32
+	Eps          float32
 }
 
 type ProjectF32Params struct {
@@ -338,67 +342,67 @@ var table = [...]Kernel{
 	{Family: "prepare", Name: "gate", Params: "GateParams", Size: 32},
 	{Family: "prepare", Name: "prepare", Params: "PrepareParams", Size: 80},
 	{Family: "probe", Name: "probe", Params: "ProbeParams", Size: 72},
-	{Family: "project", Name: "few_bf16", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "few_f16", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "few_q4_0", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "few_q4_1", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "few_q4_k", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "few_q5_0", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "few_q5_1", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "few_q5_k", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "few_q6_k", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "few_q8_0", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "many_bf16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_f16", Params: "ProjectParams", Size: 272, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q4_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q4_1", Params: "ProjectParams", Size: 272, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q4_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q5_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q5_1", Params: "ProjectParams", Size: 272, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q5_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q6_k", Params: "ProjectParams", Size: 272, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q8_0", Params: "ProjectParams", Size: 272, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "one_bf16", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "one_f16", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "one_q4_0", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "one_q4_1", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "one_q4_k", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "one_q5_0", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "one_q5_1", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "one_q5_k", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "one_q6_k", Params: "ProjectParams", Size: 272},
-	{Family: "project", Name: "one_q8_0", Params: "ProjectParams", Size: 272},
+	{Family: "project", Name: "few_bf16", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "few_f16", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "few_q4_0", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "few_q4_1", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "few_q4_k", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "few_q5_0", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "few_q5_1", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "few_q5_k", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "few_q6_k", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "few_q8_0", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "many_bf16", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_f16", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q4_0", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q4_1", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q4_k", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q5_0", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q5_1", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q5_k", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q6_k", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q8_0", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "one_bf16", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "one_f16", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "one_q4_0", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "one_q4_1", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "one_q4_k", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "one_q5_0", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "one_q5_1", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "one_q5_k", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "one_q6_k", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "one_q8_0", Params: "ProjectParams", Size: 288},
 	{Family: "project", Name: "project_f32", Params: "ProjectF32Params", Size: 56},
 	{Family: "rate", Name: "rate_mma", Params: "RateParams", Size: 16},
 	{Family: "rate", Name: "rate_wgmma", Params: "RateParams", Size: 16, Targets: []string{"sm_90a"}},
-	{Family: "wide", Name: "wide128_bf16", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide128_f16", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide128_q4_0", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide128_q4_1", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide128_q4_k", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide128_q5_0", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide128_q5_1", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide128_q5_k", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide128_q6_k", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide128_q8_0", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide32_bf16", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide32_f16", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide32_q4_0", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide32_q4_1", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide32_q4_k", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide32_q5_0", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide32_q5_1", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide32_q5_k", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide32_q6_k", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide32_q8_0", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide64_bf16", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide64_f16", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide64_q4_0", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide64_q4_1", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide64_q4_k", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide64_q5_0", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide64_q5_1", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide64_q5_k", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide64_q6_k", Params: "ProjectParams", Size: 272},
-	{Family: "wide", Name: "wide64_q8_0", Params: "ProjectParams", Size: 272},
+	{Family: "wide", Name: "wide128_bf16", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide128_f16", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide128_q4_0", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide128_q4_1", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide128_q4_k", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide128_q5_0", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide128_q5_1", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide128_q5_k", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide128_q6_k", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide128_q8_0", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide32_bf16", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide32_f16", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide32_q4_0", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide32_q4_1", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide32_q4_k", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide32_q5_0", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide32_q5_1", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide32_q5_k", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide32_q6_k", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide32_q8_0", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide64_bf16", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide64_f16", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide64_q4_0", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide64_q4_1", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide64_q4_k", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide64_q5_0", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide64_q5_1", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide64_q5_k", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide64_q6_k", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide64_q8_0", Params: "ProjectParams", Size: 288},
 }

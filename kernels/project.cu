@@ -1,6 +1,7 @@
 // The projections of every format. See project.cuh.
 #include "few.cuh"
 #include "many.cuh"
+#include "one.cuh"
 
 // Where wide is (wide.cu), many is not needed.
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -11,8 +12,8 @@
 #endif
 
 #define FORMAT(name, W) \
-    KIGO_KERNEL(one_##name, ProjectParams, __launch_bounds__(FEW_WARPS * 32, W::BLOCKS)) { few<W, true>(p); } \
-    KIGO_KERNEL(few_##name, ProjectParams, __launch_bounds__(FEW_WARPS * 32, W::BLOCKS)) { few<W, false>(p); } \
+    KIGO_KERNEL(one_##name, ProjectParams, __launch_bounds__(ONE_WARPS * 32, 1)) { one<W>(p); } \
+    KIGO_KERNEL(few_##name, ProjectParams, __launch_bounds__(FEW_WARPS * 32, W::BLOCKS)) { few<W>(p); } \
     MANY(name, W)
 
 FORMAT(f16, WeightsF16)

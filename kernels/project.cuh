@@ -3,15 +3,15 @@
 //
 // One arithmetic, several kernels. A row of weights is cut into segments (by the
 // host, from the matrix's shape alone). Within a segment the tensor cores add up
-// chunk after chunk; the sums of the segments are added in order. few (up to 8
-// rows, and one for a single one) gives each segment to a warp of its own, so that
-// many warps wait for memory together, and rounds its rows itself; many takes what
-// kernel prepare has rounded, and walks through the segments with 64 rows at once;
-// so does wide (wide.cuh) on Hopper, where many is not needed. A row gets the same
-// bits from all, in any company. Each has a file: few.cuh, many.cuh, wide.cuh.
+// chunk after chunk; the sums of the segments are added in order. one (a single row)
+// and few (up to 8) give each segment to a warp of its own, so that many warps wait for
+// memory together, and round their rows themselves; many takes what kernel prepare has
+// rounded, and walks through the segments with 64 rows at once; so does wide on Hopper,
+// where many is not needed. A row gets the same bits from all, in any company. Each has
+// a file: one.cuh, few.cuh, many.cuh, wide.cuh.
 #pragma once
-#include "activations.cuh"
 #include "formats.cuh"
+#include "rows.cuh"
 
 // Which matrix and which of its tiles a tile number of the launch means.
 struct Place {
@@ -136,27 +136,45 @@ __device__ __forceinline__ uint64_t ranked(float y, uint32_t output) {
     return (uint64_t)bits << 32 | (uint32_t)~output;
 }
 
-// Raises the best of a row by those of 16 threads.
-__device__ __forceinline__ void raise(const ProjectParams &p, uint32_t row, uint64_t best) {
+// Raises the best of a row by those of so many threads, 16 or 32.
+template <int LANES> __device__ __forceinline__ void raise(const ProjectParams &p, uint32_t row, uint64_t best) {
 #pragma unroll
-    for (int d = 8; d; d >>= 1) {
+    for (int d = LANES / 2; d; d >>= 1) {
         uint64_t other = __shfl_xor_sync(~0u, best, d);
         best = other > best ? other : best;
     }
     // Most are less than what is there already, which may be seen late.
-    if (threadIdx.x % 16 == 0 && best > ((const unsigned long long *)p.best)[row])
+    if (threadIdx.x % LANES == 0 && best > ((const unsigned long long *)p.best)[row])
         atomicMax((unsigned long long *)p.best + row, (unsigned long long)best);
 }
 
 __device__ __forceinline__ float residual_of(const ProjectParams &p, const Matrix &m, uint32_t output, uint32_t row) {
-    return p.residual && output < m.outs ? ((const float *)p.residual)[(uint64_t)row * m.outs + output] : 0.f;
+    return p.residual && output < m.outs ? __ldcg((const float *)p.residual + (uint64_t)row * m.outs + output) : 0.f;
+}
+
+// Sum of the segments' sums, which are at such distances. There are 4, 8 or 16; four
+// are on their way at a time.
+__device__ __forceinline__ float sum_of(const float *at, uint32_t distance, uint32_t segments) {
+    float sum = 0;
+#pragma unroll 1
+    for (uint32_t s = 0; s < segments; s += 4, at += 4 * distance) {
+        float v[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            v[i] = at[i * distance];
+        sum = s ? __fadd_rn(sum, v[0]) : v[0];
+#pragma unroll
+        for (int i = 1; i < 4; i++)
+            sum = __fadd_rn(sum, v[i]);
+    }
+    return sum;
 }
 
 // Where a segment begins, in steps: at a multiple of 64 columns. The number of
 // segments is a power of two.
 template <class W> __device__ __forceinline__ uint32_t segment_begin(uint32_t segment, const ProjectParams &p) {
     constexpr uint32_t UNIT = W::CHUNKS < 4 ? 4 / W::CHUNKS : 1; // steps in 64 columns
-    return min((segment * ((p.steps + UNIT - 1) / UNIT) >> (31 - __clz(p.segments))) * UNIT, p.steps);
+    return min((segment * ((p.steps + UNIT - 1) / UNIT) >> p.segments_log) * UNIT, p.steps);
 }
 
 __device__ __forceinline__ uint32_t cluster_rank() {
@@ -165,6 +183,17 @@ __device__ __forceinline__ uint32_t cluster_rank() {
     asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
 #endif
     return r;
+}
+
+// Stores to the shared memory of the cluster's first block.
+__device__ __forceinline__ void store_first(float *at, float v) {
+#if __CUDA_ARCH__ >= 900
+    uint32_t local = (uint32_t)__cvta_generic_to_shared(at), remote;
+    asm("mapa.shared::cluster.u32 %0, %1, 0;" : "=r"(remote) : "r"(local));
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(remote), "f"(v) : "memory");
+#else
+    *at = v;
+#endif
 }
 
 __device__ __forceinline__ void cluster_barrier(bool cluster) {

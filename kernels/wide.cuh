@@ -37,6 +37,13 @@ template <int N> struct Wide {
     static constexpr uint32_t SEGMENT = N * WIDE_STRIDE; // floats of one segment's sums
 };
 
+// segment_begin with the power of two found again: kept as long as this one is needed,
+// it costs the kernels of 128 rows spills, and 5 % of their speed.
+template <class W> __device__ __forceinline__ uint32_t wide_segment(uint32_t segment, const ProjectParams &p) {
+    constexpr uint32_t UNIT = W::CHUNKS < 4 ? 4 / W::CHUNKS : 1;
+    return min((segment * ((p.steps + UNIT - 1) / UNIT) >> (31 - __clz(p.segments))) * UNIT, p.steps);
+}
+
 __device__ __forceinline__ uint32_t cluster_size() {
     uint32_t n = 1;
 #if __CUDA_ARCH__ >= 900
@@ -141,7 +148,7 @@ template <class W, int N> struct WideSums {
     uint32_t end;                  // where the segment ends, in steps
 
     __device__ __forceinline__ WideSums(const ProjectParams &p, float *parts, uint32_t first, uint32_t last)
-        : parts(parts), segment(first), first(first), last(last), end(segment_begin<W>(first + 1, p)) {
+        : parts(parts), segment(first), first(first), last(last), end(wide_segment<W>(first + 1, p)) {
 #pragma unroll
         for (int i = 0; i < Wide<N>::SUMS; i++)
             v[i] = 0;
@@ -167,7 +174,7 @@ template <class W, int N> struct WideSums {
             for (int i = 0; i < Wide<N>::SUMS; i++)
                 v[i] = 0;
             segment++;
-            end = segment_begin<W>(segment + 1, p);
+            end = wide_segment<W>(segment + 1, p);
         }
     }
 };
@@ -355,7 +362,7 @@ template <class W, int N> __device__ __forceinline__ void wide(const ProjectPara
     const uint32_t tile = place.there ? place.tile : 0;
     float *parts = (float *)(shared + (blocks > 1 ? Wide<N>::STAGES_BYTES : 0));
     WideSums<W, N> sums(p, blocks > 1 ? parts : nullptr, rank * each, (rank + 1) * each);
-    const uint32_t begin = segment_begin<W>(sums.first, p), end = segment_begin<W>(sums.last, p);
+    const uint32_t begin = wide_segment<W>(sums.first, p), end = wide_segment<W>(sums.last, p);
     Stages<N, W::CHUNKS != 1> stages(p, shared, first_row, begin * W::CHUNKS / 4, (end * W::CHUNKS + 3) / 4);
     if (threadIdx.x == 0)
         stages.init();
@@ -424,7 +431,7 @@ template <class W, int N> __device__ __forceinline__ void wide(const ProjectPara
                 best = ranked(y, output);
             }
             if (p.best)
-                raise(p, r, best);
+                raise<16>(p, r, best);
         }
     }
     cluster_barrier(blocks > 1); // the others have read this block's sums

@@ -2,12 +2,13 @@ package cuda
 
 import (
 	"fmt"
+	"math/bits"
 
 	"kigo/engine/device"
 	"kigo/kernels"
 )
 
-// The shapes of kernels/few.cuh, many.cuh and wide.cuh.
+// The shapes of kernels/one.cuh, few.cuh, many.cuh and wide.cuh.
 const (
 	fewRows        = 8
 	manyRows       = 64
@@ -16,9 +17,10 @@ const (
 	manySumStride  = 256/16 + 4
 	manyShared     = 2 * manyRows * (manyHalfStride + 4*manySumStride)
 	fewSharedLimit = 96 << 10 // beyond it, many does as well
-	normWarps      = 8
+	runValues      = 256      // whose squares are summed together
 
 	fewWarps    = 8
+	oneWarps    = 16 // as many as a tile has segments, at most
 	wideWarps   = 8
 	wideOutputs = 128
 	wideStages  = 5
@@ -102,6 +104,8 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		}
 	}
 	params.Segments = uint32(x.segments(p, gated, int(params.Tiles)))
+	params.SegmentsLog = uint32(bits.TrailingZeros32(params.Segments))
+	params.InverseWidth = 1 / float32(params.Width)
 	warps := int(params.Segments) // of all blocks that share a tile
 	if gated {
 		warps *= 2
@@ -115,16 +119,14 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		l.how.Shared = uint32(shared)
 		return l, x.dev.allowShared(l.kernel, shared)
 	}
-	for _, k := range []struct {
-		to     **launch[kernels.ProjectParams]
-		prefix string
-		rows   int
-	}{{&pr.one, "one_", 1}, {&pr.few, "few_", fewRows}} {
-		shared := fewShared(int(params.Stride), k.rows, warps)
-		if shared > fewSharedLimit {
-			continue
+	if params.Width%8 == 0 {
+		var err error
+		if pr.one, err = x.newOne(p, params, warps); err != nil {
+			return nil, err
 		}
-		l, err := prepare(k.prefix+p.scheme.kernel, 32*fewWarps, shared)
+	}
+	if shared := fewShared(int(params.Stride), warps); shared <= fewSharedLimit {
+		l, err := prepare("few_"+p.scheme.kernel, 32*fewWarps, shared)
 		if err != nil {
 			return nil, err
 		}
@@ -139,7 +141,7 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 			l.how.Cluster = uint32(warps / fewWarps)
 			l.how.Grid[0] *= l.how.Cluster
 		}
-		*k.to = l
+		pr.few = l
 	}
 	for i, rows := range wideRows {
 		name := fmt.Sprintf("wide%d_%s", rows, p.scheme.kernel)
@@ -190,10 +192,36 @@ func (x *executable) segments(p *placement, gated bool, tiles int) int {
 	return fewWarps
 }
 
-// fewShared is the dynamic shared memory of one (rows 1) and few (rows 8); see
-// kernels/few.cuh.
-func fewShared(stride, rows, warps int) int {
-	return rows*(2*stride+32) + 4*rows*(stride/16+1) + 2*4*warps*tileRows*rows + 2*4*rows*normWarps
+// rowsShared is what kernels/rows.cuh wants of shared memory, for so many rows and
+// warps of a block.
+func rowsShared(stride, rows, warps int) int {
+	return rows * (2*stride + 32 + 4*(stride/16+1+ceilDiv(stride, runValues)+warps))
+}
+
+// fewShared is the dynamic shared memory of kernels/few.cuh, for so many warps of all
+// blocks that share a tile.
+func fewShared(stride, warps int) int {
+	return rowsShared(stride, fewRows, fewWarps) + 2*4*warps*tileRows*fewRows
+}
+
+// newOne prepares the launch for a single row; nil where that would want too much
+// shared memory. sides are the segments of a tile, of both matrices with a gate.
+// One block fills a multiprocessor's registers.
+func (x *executable) newOne(p *placement, params kernels.ProjectParams, sides int) (*launch[kernels.ProjectParams], error) {
+	tiles := int(params.Tiles)
+	blocks := min(tiles, x.dev.props.SMs)
+	shared := rowsShared(int(params.Stride), 1, oneWarps) + 4*ceilDiv(tiles, blocks)*(sides+1)*tileRows
+	if shared > fewSharedLimit {
+		return nil, nil
+	}
+	params.Each, params.More = uint32(tiles/blocks), uint32(tiles%blocks)
+	l, err := newLaunch(x.dev, "one_"+p.scheme.kernel, 32*oneWarps, params)
+	if err != nil {
+		return nil, err
+	}
+	l.how.Shared = uint32(shared)
+	l.grid(blocks, 1, 1)
+	return l, x.dev.allowShared(l.kernel, shared)
 }
 
 // takes says which kernel multiplies so many rows. Only many and wide need what
@@ -273,7 +301,7 @@ func stageRows(rows, high int) int { return ceilDiv(rows, high) * high }
 func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bool) (*launch[kernels.PrepareParams], error) {
 	p := kernels.PrepareParams{
 		In: in, Half: x.half, Sums: x.sums, Scale: x.scales,
-		Width: uint32(width), Stride: uint32(stride(width)),
+		Width: uint32(width), Stride: uint32(stride(width)), InverseWidth: 1 / float32(width),
 	}
 	if norm != nil {
 		p.Gain, p.Eps = x.vector(norm.Weight), norm.Eps
@@ -281,7 +309,11 @@ func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bo
 	if wide || x.watched() {
 		p.Wide = x.wide
 	}
-	return newLaunch(x.dev, "prepare", 256, p)
+	l, err := newLaunch(x.dev, "prepare", 256, p)
+	if err == nil {
+		l.how.Shared = uint32(4 * ceilDiv(width, runValues))
+	}
+	return l, err
 }
 
 // prepareFor rounds rows for products that do not do it themselves, or where
