@@ -336,6 +336,7 @@ func (o *owner) freeRetired() {
 	clear(o.models[len(kept):])
 	o.models = kept
 	o.hasMemory()
+	o.publish() // who unloaded a model may look at once
 }
 
 func (o *owner) free(m *served) {

@@ -204,13 +204,19 @@ func fewShared(stride, warps int) int {
 	return rowsShared(stride, fewRows, fewWarps) + 2*4*warps*tileRows*fewRows
 }
 
+// oneShared is the dynamic shared memory of kernels/one.cuh, for so many tiles of a
+// block, each with so many sides.
+func oneShared(stride, tiles, sides int) int {
+	return rowsShared(stride, 1, oneWarps) + 4*tiles*(sides+1)*tileRows
+}
+
 // newOne prepares the launch for a single row; nil where that would want too much
 // shared memory. sides are the segments of a tile, of both matrices with a gate.
 // One block fills a multiprocessor's registers.
 func (x *executable) newOne(p *placement, params kernels.ProjectParams, sides int) (*launch[kernels.ProjectParams], error) {
 	tiles := int(params.Tiles)
 	blocks := min(tiles, x.dev.props.SMs)
-	shared := rowsShared(int(params.Stride), 1, oneWarps) + 4*ceilDiv(tiles, blocks)*(sides+1)*tileRows
+	shared := oneShared(int(params.Stride), ceilDiv(tiles, blocks), sides)
 	if shared > fewSharedLimit {
 		return nil, nil
 	}
