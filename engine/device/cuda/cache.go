@@ -52,13 +52,14 @@ const (
 	// costs less than a step does.
 	chunkBytes = 64 << 20
 
-	// leftFree is what a chunk, but for the first, leaves to whatever else wants memory in the middle
-	// of service: recorded steps, longer block tables, kernels' stacks. A cache
-	// that cannot grow has somebody wait; for the others a step would fail.
+	// leftFree is what a chunk, but for the first, leaves to whatever else wants
+	// memory in the middle of service: recorded steps, longer block tables, kernels'
+	// stacks. A cache that cannot grow has somebody wait; for the others a step would
+	// fail.
 	leftFree = 128 << 20
 )
 
-// part is what the keys, or the values, of one block in one layer take.
+// partBytes is what the keys, or the values, of one block in one layer take.
 func partBytes(s device.CacheShape) uint64 {
 	return cacheElement * uint64(s.KVHeads) * uint64(s.HeadDim) * uint64(s.BlockSize)
 }

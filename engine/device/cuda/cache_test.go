@@ -97,7 +97,7 @@ func mapAll(c device.Cache) error {
 func mapped(c device.Cache) (s string) {
 	for b := range c.Blocks() {
 		if c.Mapped(b) {
-			s += "x"
+			s += "#"
 		} else {
 			s += "-"
 		}
@@ -123,16 +123,16 @@ func TestCacheComesAndGoes(t *testing.T) {
 		mapped string
 		calls  []string
 	}{
-		{c.Map, 0, 1, "xxx-----------", nil},
-		{c.Map, 2, 1, "xxx-----------", nil},
-		{c.Map, 3, 2, "xxxxxxx-------", take},
-		{c.Map, 6, 2, "xxxxxxx-------", nil},
-		{c.Map, 13, 3, "xxxxxxx----xxx", take},
-		{c.Unmap, 7, 3, "xxxxxxx----xxx", nil},
-		{c.Unmap, 0, 3, "xxxxxxx----xxx", nil}, // nobody's is there
-		{c.Unmap, 5, 2, "xxx--------xxx", give},
-		{c.Map, 10, 3, "xxx----xxxxxxx", take},
-		{c.Unmap, 11, 2, "xxx----xxxx---", give},
+		{c.Map, 0, 1, "###-----------", nil},
+		{c.Map, 2, 1, "###-----------", nil},
+		{c.Map, 3, 2, "#######-------", take},
+		{c.Map, 6, 2, "#######-------", nil},
+		{c.Map, 13, 3, "#######----###", take},
+		{c.Unmap, 7, 3, "#######----###", nil},
+		{c.Unmap, 0, 3, "#######----###", nil}, // nobody's is there
+		{c.Unmap, 5, 2, "###--------###", give},
+		{c.Map, 10, 3, "###----#######", take},
+		{c.Unmap, 11, 2, "###----####---", give},
 	} {
 		if err := step.do(step.block); err != nil {
 			t.Fatalf("step %d: %v", i, err)
@@ -170,10 +170,10 @@ func TestMappingFails(t *testing.T) {
 		if !errors.Is(err, device.ErrOutOfMemory) || !contains(err, "KV cache", "bytes of device memory", "are free") {
 			t.Errorf("%s: %v", call, err)
 		}
-		if mapped(c) != "xxxxxxx-------" || f.Used() != used+4<<20 {
+		if mapped(c) != "#######-------" || f.Used() != used+4<<20 {
 			t.Errorf("%s: blocks %s, %d bytes more", call, mapped(c), f.Used()-used)
 		}
-		if err := mapAll(c); err != nil || mapped(c) != "xxxxxxxxxxxxxx" {
+		if err := mapAll(c); err != nil || mapped(c) != "##############" {
 			t.Errorf("%s, then once more: blocks %s (%v)", call, mapped(c), err)
 		}
 	}
@@ -186,10 +186,10 @@ func TestUnmappingFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.FailAt("Unmap", 1, driver.CodeInvalidValue)
-	if err := c.Unmap(5); !errors.Is(err, driver.CodeInvalidValue) || mapped(c) != "xxxxxxxxxxxxxx" {
+	if err := c.Unmap(5); !errors.Is(err, driver.CodeInvalidValue) || mapped(c) != "##############" {
 		t.Errorf("%v with blocks %s", err, mapped(c))
 	}
-	if err := c.Unmap(5); err != nil || mapped(c) != "xxx----xxxxxxx" {
+	if err := c.Unmap(5); err != nil || mapped(c) != "###----#######" {
 		t.Errorf("%v with blocks %s", err, mapped(c))
 	}
 	f.FailAt("Unmap", 2, driver.CodeInvalidValue)
@@ -223,7 +223,7 @@ func TestCacheWithoutMappedMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := strings.Repeat("x", 20)
+	all := strings.Repeat("#", 20)
 	if mapped(c) != all || c.Bytes() != 21<<20 || c.Reserved() != c.Bytes() || f.Used() != used+21<<20 {
 		t.Errorf("blocks %s, %d bytes of %d", mapped(c), c.Bytes(), c.Reserved())
 	}
