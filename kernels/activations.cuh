@@ -1,4 +1,4 @@
-// Rows of floats become what a product takes: halves, and the sums of 16 of them.
+// Rows of floats become what a product takes: halves.
 //
 // A norm is split up: the gain meets the values before they are rounded, and the
 // factor 1/rms meets the sums of products at the end, so that nothing has to
@@ -52,25 +52,17 @@ struct Octet {
             most = fmaxf(most, fabsf(v[i]));
         return most;
     }
-    // Rounds to halves in four words; returns their sum if that is wanted.
-    template <bool SUM> __device__ __forceinline__ float pack(uint32_t *w, float down) const {
-        float sum = 0;
+    // Rounds to halves in four words.
+    __device__ __forceinline__ void pack(uint32_t *w, float down) const {
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < 4; i++)
             w[i] = pack_half(__fmul_rn(v[2 * i], down), __fmul_rn(v[2 * i + 1], down));
-            if (SUM) {
-                sum = __fadd_rn(sum, low_half(w[i]));
-                sum = __fadd_rn(sum, high_half(w[i]));
-            }
-        }
-        return sum;
     }
     // The same, to half[0..7].
-    template <bool SUM> __device__ __forceinline__ float round(void *half, float down) const {
+    __device__ __forceinline__ void round(void *half, float down) const {
         uint32_t w[4];
-        float sum = pack<SUM>(w, down);
+        pack(w, down);
         *(uint4 *)half = make_uint4(w[0], w[1], w[2], w[3]);
-        return sum;
     }
 };
 

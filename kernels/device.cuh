@@ -21,6 +21,23 @@ __device__ __forceinline__ uint32_t pack_half(float lo, float hi) {
     return w;
 }
 
+// Two halves at a time, each operation rounded once; subnormal ones are numbers like others.
+__device__ __forceinline__ uint32_t scale_halves(uint32_t a, uint32_t by, uint32_t plus) { // a * by + plus
+    uint32_t w;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(w) : "r"(a), "r"(by), "r"(plus));
+    return w;
+}
+__device__ __forceinline__ uint32_t multiply_halves(uint32_t a, uint32_t b) {
+    uint32_t w;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(w) : "r"(a), "r"(b));
+    return w;
+}
+__device__ __forceinline__ uint32_t subtract_halves(uint32_t a, uint32_t b) {
+    uint32_t w;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(w) : "r"(a), "r"(b));
+    return w;
+}
+
 __device__ __forceinline__ float low_half(uint32_t w) { return half_to_float((uint16_t)w); }
 __device__ __forceinline__ float high_half(uint32_t w) { return half_to_float((uint16_t)(w >> 16)); }
 

@@ -8,6 +8,17 @@
 // second leaves its sums in the shared memory of the first.
 static constexpr uint32_t FEW_WARPS = 8;
 
+// Stores to the shared memory of the cluster's first block.
+__device__ __forceinline__ void store_first(float *at, float v) {
+#if __CUDA_ARCH__ >= 900
+    uint32_t local = (uint32_t)__cvta_generic_to_shared(at), remote;
+    asm("mapa.shared::cluster.u32 %0, %1, 0;" : "=r"(remote) : "r"(local));
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(remote), "f"(v) : "memory");
+#else
+    *at = v;
+#endif
+}
+
 // Up to 8 rows. A block works on one tile of 16 outputs at a time (of both
 // matrices with a gate), a warp on one segment of it. What does not depend on
 // the kernel before comes first: it may still be running.
@@ -34,10 +45,10 @@ template <class W> __device__ __forceinline__ void few(const ProjectParams &p) {
 #pragma unroll
         for (int u = 0; u < W::UNROLL; u++)
             if (u < end - begin)
-                w[u].load(at, u);
+                load(w[u], at, u);
     };
     load_first();
-    Rows<FEW_WARPS, ROWS, W::CHUNKS != 1> all(p, shared);
+    Rows<FEW_WARPS, ROWS> all(p, shared);
     float *parts = all.end();
     all.expect(p);
     wait_for_previous();
@@ -57,19 +68,20 @@ template <class W> __device__ __forceinline__ void few(const ProjectParams &p) {
         const Matrix &first = p.matrix[place.matrix];
         const uint32_t output = place.tile * 16 + output_in_tile;
         float residual = row < p.rows && rank == 0 ? residual_of(p, first, output, row) : 0;
-        Sink<1, false> sink(all.half_stride, all.sum_stride, lane);
-        sink.place(all.half, all.sums, begin * W::CHUNKS, lane);
+        const float up = p.matrix[p.gated ? part : place.matrix].up;
+        Sink<1> sink(all.half_stride);
+        sink.place(all.half, begin * W::CHUNKS, lane);
 #pragma unroll 1
         for (int left = end - begin; left > 0; left -= W::UNROLL) {
 #pragma unroll
             for (int u = 0; u < W::UNROLL; u++)
                 if (u < left) {
-                    w[u].give(sink, lane);
+                    give(w[u], up, sink, lane);
                     sink.advance(W::CHUNKS);
                     // Into the registers that have just been used: into others, with
                     // a move to follow, the loads would wait for each other.
                     if (u + W::UNROLL < left)
-                        w[u].load(at, u + W::UNROLL);
+                        load(w[u], at, u + W::UNROLL);
                 }
             advance<W>(at, W::UNROLL);
         }

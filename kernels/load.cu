@@ -1,4 +1,4 @@
-// Bytes of a file into planes, and the hash of a file out of them.
+// Bytes of a file into planes, the hash of a file out of them, and the largest scale.
 #include "layout.cuh"
 
 // Moves two bytes a thread: every block and every part of one is even.
@@ -61,4 +61,21 @@ KIGO_KERNEL(hash_tensor, HashParams) {
         sum += __shfl_xor_sync(~0u, sum, d);
     if (threadIdx.x % 32 == 0)
         atomicAdd((unsigned long long *)p.sum, (unsigned long long)sum); // of integers: any order gives the same
+}
+
+// Of all of a tensor's blocks, a thread each.
+KIGO_KERNEL(largest_scale, LargestScaleParams) {
+    const uint32_t blocks = p.layout.row_bytes / p.layout.block_bytes;
+    const uint64_t all = p.layout.size / p.layout.block_bytes, step = (uint64_t)gridDim.x * blockDim.x;
+    float most = 0;
+    for (uint64_t i = blockIdx.x * (uint64_t)blockDim.x + threadIdx.x; i < all; i += step) {
+        const uint32_t row = (uint32_t)(i / blocks), n = (uint32_t)(i - (uint64_t)row * blocks);
+        for (int j = 0; j < 2; j++) {
+            const float v = fabsf(half_to_float(*(const uint16_t *)locate_in_block(p.layout, row, n, p.at[j])) * p.times[j]);
+            most = v < __int_as_float(0x7f800000) ? fmaxf(most, v) : most; // a NaN is not less
+        }
+    }
+    const uint32_t bits = __reduce_max_sync(~0u, __float_as_uint(most)); // in the order of the numbers
+    if (threadIdx.x % 32 == 0)
+        atomicMax((uint32_t *)p.out, bits);
 }

@@ -6,8 +6,8 @@
 // of 256 columns at a time come to shared memory while those before are in use.
 // With a gate, even warps have the first matrix and odd ones the second.
 static constexpr int MANY_ROWS = 64, MANY_WARPS = 8, MANY_COLUMNS = 256;
-static constexpr uint32_t MANY_HALF_STRIDE = MANY_COLUMNS * 2 + 32, MANY_SUM_STRIDE = MANY_COLUMNS / 16 + 4;
-static constexpr uint32_t MANY_STAGE = MANY_ROWS * (MANY_HALF_STRIDE + MANY_SUM_STRIDE * 4);
+static constexpr uint32_t MANY_HALF_STRIDE = MANY_COLUMNS * 2 + 32;
+static constexpr uint32_t MANY_STAGE = MANY_ROWS * MANY_HALF_STRIDE;
 
 template <class W> __device__ __forceinline__ void many(const ProjectParams &p) {
     extern __shared__ __align__(16) char shared[];
@@ -26,22 +26,16 @@ template <class W> __device__ __forceinline__ void many(const ProjectParams &p) 
             bool there = row < p.rows && c < columns;
             copy_async(to + r * MANY_HALF_STRIDE + c * 2, (const char *)p.half + (there ? ((uint64_t)row * p.stride + column + c) * 2 : 0), there);
         }
-        for (uint32_t i = threadIdx.x; i < MANY_ROWS * MANY_COLUMNS / 64; i += MANY_WARPS * 32) {
-            uint32_t r = i / (MANY_COLUMNS / 64), c = i % (MANY_COLUMNS / 64) * 64, row = first_row + r;
-            bool there = row < p.rows && c < columns;
-            copy_async(to + MANY_ROWS * MANY_HALF_STRIDE + r * MANY_SUM_STRIDE * 4 + c / 4,
-                       (const char *)p.sums + (there ? ((uint64_t)row * (p.stride / 16) + (column + c) / 16) * 4 : 0), there);
-        }
         copy_commit();
     };
 
     constexpr uint32_t PER_STAGE = MANY_COLUMNS / 16 / W::CHUNKS;
-    Sink<MANY_ROWS / 8, false> sink(MANY_HALF_STRIDE, MANY_SUM_STRIDE, lane);
+    Sink<MANY_ROWS / 8> sink(MANY_HALF_STRIDE);
     float total[MANY_ROWS / 8][4];
     uint32_t segment = 0, end = segment_begin<W>(1, p), stages = (p.steps + PER_STAGE - 1) / PER_STAGE;
     let_next_start();
     W w;
-    w.load(at, 0);
+    load(w, at, 0);
     wait_for_previous();
     stage(0, 0);
     for (uint32_t n = 0; n < stages; n++) {
@@ -52,16 +46,15 @@ template <class W> __device__ __forceinline__ void many(const ProjectParams &p) 
             copy_wait<0>();
         }
         __syncthreads();
-        const char *half = shared + n % 2 * MANY_STAGE;
-        sink.place(half, (const float *)(half + MANY_ROWS * MANY_HALF_STRIDE), 0, lane);
+        sink.place(shared + n % 2 * MANY_STAGE, 0, lane);
 #pragma unroll 1
         for (uint32_t i = 0; i < PER_STAGE && n * PER_STAGE + i < p.steps; i++) {
             uint32_t step = n * PER_STAGE + i;
             W now = w;
             advance<W>(at, 1);
             if (step + 1 < p.steps)
-                w.load(at, 0);
-            now.give(sink, lane);
+                load(w, at, 0);
+            give(now, m.up, sink, lane);
             sink.advance(W::CHUNKS);
             while (segment < p.segments && step + 1 >= end) { // a segment may be empty
 #pragma unroll

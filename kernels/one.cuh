@@ -7,40 +7,21 @@
 #pragma once
 #include "project.cuh"
 
-// What a format gives its chunks of 16 columns to. For mma the row is a column among
-// zeros: lanes 0 to 3 have it, and get the sums.
+// What takes the chunks of 16 columns. For mma the row is a column among zeros: lanes
+// 0 to 3 have it, and get the sums.
 struct RowSink {
     float v[4];
     const char *halves; // where the lane reads: its four of 16
-    const float *sums;
     bool reads;
 
-    __device__ __forceinline__ void place(const char *half, const float *sum, uint32_t chunk, uint32_t lane) {
+    __device__ __forceinline__ void place(const char *half, uint32_t chunk, uint32_t lane) {
         v[0] = v[1] = v[2] = v[3] = 0;
         halves = half + lane % 4 * 8 + chunk * 32;
-        sums = sum + chunk;
         reads = lane < 4;
     }
-    __device__ __forceinline__ void advance(uint32_t chunks) {
-        halves += chunks * 32;
-        sums += chunks;
-    }
+    __device__ __forceinline__ void advance(uint32_t chunks) { halves += chunks * 32; }
     __device__ __forceinline__ uint2 half(int chunk, bool there = true) const { return reads && there ? *(const uint2 *)(halves + chunk * 32) : make_uint2(0, 0); }
-    __device__ __forceinline__ void scaled(const float *part, const float *scale, const float *offset, float x) {
-        v[0] = fmaf(offset[0], x, fmaf(scale[0], part[0], v[0]));
-        v[2] = fmaf(offset[1], x, fmaf(scale[1], part[2], v[2]));
-    }
-    template <bool OFFSET> __device__ __forceinline__ void pair(int chunk, const uint32_t *a, const uint32_t *b, const float *scale, const float *offset) {
-        float part[4] = {0, 0, 0, 0};
-        mma(part, a, half(chunk));
-        mma(part, b, half(chunk + 1));
-        scaled(part, scale, offset, __fadd_rn(sums[chunk], sums[chunk + 1]));
-    }
-    __device__ __forceinline__ void single(int chunk, const uint32_t *a, const float *scale, const float *offset) {
-        float part[4] = {0, 0, 0, 0};
-        mma(part, a, half(chunk));
-        scaled(part, scale, offset, sums[chunk]);
-    }
+    __device__ __forceinline__ void plain(int chunk, const uint32_t *a) { mma(v, a, half(chunk)); }
 };
 
 // A block has contiguous tiles, equally many as the others or one more. Its warps
@@ -64,18 +45,21 @@ template <class W> __device__ __forceinline__ void one(const ProjectParams &p) {
 
     uint32_t tile = warp >> log;
     Cursor at;
+    float up;
     W w[UNROLL] = {};
     auto load_first = [&] {
         const Place place(p, first + tile);
-        at = cursor<W>(p.matrix[p.gated ? part : place.matrix], place.tile, p.steps, begin, lane);
+        const Matrix &m = p.matrix[p.gated ? part : place.matrix];
+        up = m.up;
+        at = cursor<W>(m, place.tile, p.steps, begin, lane);
 #pragma unroll
         for (int u = 0; u < UNROLL; u++)
             if (u < steps)
-                w[u].load(at, u);
+                load(w[u], at, u);
     };
     if (tile < tiles)
         load_first();
-    Rows<WARPS, 1, W::CHUNKS != 1> row(p, shared);
+    Rows<WARPS, 1> row(p, shared);
     float *parts = row.end();
     row.expect(p);
     // Of the thread's first output.
@@ -91,7 +75,7 @@ template <class W> __device__ __forceinline__ void one(const ProjectParams &p) {
     RowSink sink;
 #pragma unroll 1
     while (tile < tiles) {
-        sink.place(row.half, row.sums, begin * W::CHUNKS, lane);
+        sink.place(row.half, begin * W::CHUNKS, lane);
 #pragma unroll 1
         for (int left = steps; left > 0; left -= UNROLL) {
 #pragma unroll
@@ -99,17 +83,17 @@ template <class W> __device__ __forceinline__ void one(const ProjectParams &p) {
                 if constexpr (W::CHUNKS == 1) {
                     // Without a branch, so that activations are on their way for
                     // several steps: those beyond the segment are multiplied with zeros.
-                    uint32_t a[4];
-                    w[u].fragment(a);
-                    mma(sink.v, a, sink.half(u, u < left));
+                    uint32_t a[1][4];
+                    w[u].fragments(a, 0, {~0u}, lane);
+                    mma(sink.v, a[0], sink.half(u, u < left));
                 } else if (u < left) {
-                    w[u].give(sink, lane);
+                    give(w[u], up, sink, lane);
                     sink.advance(W::CHUNKS);
                 }
                 // Into the registers that have just been used: into others, with a move
                 // to follow, the loads would wait for each other.
                 if (u + UNROLL < left)
-                    w[u].load(at, u + UNROLL);
+                    load(w[u], at, u + UNROLL);
             }
             if (W::CHUNKS == 1)
                 sink.advance(UNROLL);
@@ -139,11 +123,11 @@ template <class W> __device__ __forceinline__ void one(const ProjectParams &p) {
             residual = p.residual ? __ldcg((const float *)p.residual + output) : 0;
         }
         const float *from = parts + i / 16 * (sides + 1) * 16 + i % 16;
-        float y = __fmul_rn(sum_of(from, 16, p.segments), scale);
+        float y = __fmul_rn(sum_of(from, 16, p.segments), __fmul_rn(scale, m.down));
         if (m.bias)
             y = __fadd_rn(y, bias);
         if (p.gated) {
-            float other = __fmul_rn(sum_of(from + p.segments * 16, 16, p.segments), scale);
+            float other = __fmul_rn(sum_of(from + p.segments * 16, 16, p.segments), __fmul_rn(scale, p.matrix[1].down));
             if (p.matrix[1].bias)
                 other = __fadd_rn(other, ((const float *)p.matrix[1].bias)[output]);
             y = __fmul_rn(silu(y), other);

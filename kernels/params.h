@@ -8,6 +8,7 @@
 // kernel: probe ProbeParams
 // kernel: repack RepackParams
 // kernel: hash_tensor HashParams
+// kernel: largest_scale LargestScaleParams
 // kernel: dequantize DequantizeParams
 // kernel: embed EmbedParams
 // kernel: angles AnglesParams
@@ -110,6 +111,14 @@ struct HashParams {
     uint64_t sum; // *uint64, added to
 };
 
+// The largest of two numbers of each block, which are halves; of finite ones.
+struct LargestScaleParams {
+    Layout layout;
+    uint64_t out; // *uint32, raised to the largest magnitude's bits
+    uint32_t at[2];  // where they are in a block
+    float times[2];  // what each is multiplied with
+};
+
 struct DequantizeParams {
     Layout layout;
     uint64_t out; // *float, count values
@@ -139,13 +148,12 @@ struct PrepareParams {
     uint64_t pick; // *int32, the rows of in to take, or 0: all
     uint64_t gain; // *float, or 0: no normalization
     uint64_t half; // *half, rows x stride
-    uint64_t sums; // *float, rows x stride/16
     uint64_t scale; // *float, by row
     uint64_t wide; // *float, rows x width: the same values unrounded, or 0
     uint32_t rows;
     uint32_t width;
     uint32_t stride; // a multiple of 64; what is beyond width is 0
-    uint32_t stage_rows; // 0, or half and sums as wide.cuh wants them: rows of a stage
+    uint32_t stage_rows; // 0, or half as wide.cuh wants it: rows of a stage
     float inverse_width;
     float eps;
 };
@@ -157,6 +165,8 @@ struct Matrix {
     uint64_t out;      // *float, rows x outs
     uint32_t outs;
     uint32_t tiles; // of 16 outputs
+    float up;       // what scales are multiplied with, a power of two (see formats.cuh)
+    float down;     // and products, 2^24 / up; 1 for 16-bit weights
 };
 
 struct ProjectParams {
@@ -165,7 +175,6 @@ struct ProjectParams {
     uint64_t pick;     // *int32, the rows of in to take, or 0: all
     uint64_t gain;     // *float, or 0: no normalization
     uint64_t half;     // *half, rows x stride: prepare's, which many takes
-    uint64_t sums;     // *float
     uint64_t scale;    // *float
     uint64_t residual; // *float, rows x outs of the first matrix, or 0
     uint64_t best;     // *uint64 by row: the largest output and its number, or 0 (see ranked)

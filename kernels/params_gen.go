@@ -85,6 +85,14 @@ type HashParams struct {
 	Sum    uint64 // *uint64, added to
 }
 
+// The largest of two numbers of each block, which are halves; of finite ones.
+type LargestScaleParams struct {
+	Layout Layout
+	Out    uint64     // *uint32, raised to the largest magnitude's bits
+	At     [2]uint32  // where they are in a block
+	Times  [2]float32 // what each is multiplied with
+}
+
 type DequantizeParams struct {
 	Layout Layout
 	Out    uint64 // *float, count values
@@ -114,13 +122,12 @@ type PrepareParams struct {
 	Pick         uint64 // *int32, the rows of in to take, or 0: all
 	Gain         uint64 // *float, or 0: no normalization
 	Half         uint64 // *half, rows x stride
-	Sums         uint64 // *float, rows x stride/16
 	Scale        uint64 // *float, by row
 	Wide         uint64 // *float, rows x width: the same values unrounded, or 0
 	Rows         uint32
 	Width        uint32
 	Stride       uint32 // a multiple of 64; what is beyond width is 0
-	StageRows    uint32 // 0, or half and sums as wide.cuh wants them: rows of a stage
+	StageRows    uint32 // 0, or half as wide.cuh wants it: rows of a stage
 	InverseWidth float32
 	Eps          float32
 }
@@ -131,7 +138,9 @@ type Matrix struct {
 	Bias  uint64    // *float, or 0
 	Out   uint64    // *float, rows x outs
 	Outs  uint32
-	Tiles uint32 // of 16 outputs
+	Tiles uint32  // of 16 outputs
+	Up    float32 // what scales are multiplied with, a power of two (see formats.cuh)
+	Down  float32 // and products, 2^24 / up; 1 for 16-bit weights
 }
 
 type ProjectParams struct {
@@ -140,7 +149,6 @@ type ProjectParams struct {
 	Pick         uint64 // *int32, the rows of in to take, or 0: all
 	Gain         uint64 // *float, or 0: no normalization
 	Half         uint64 // *half, rows x stride: prepare's, which many takes
-	Sums         uint64 // *float
 	Scale        uint64 // *float
 	Residual     uint64 // *float, rows x outs of the first matrix, or 0
 	Best         uint64 // *uint64 by row: the largest output and its number, or 0 (see ranked)
@@ -338,71 +346,72 @@ var table = [...]Kernel{
 	{Family: "embed", Name: "dequantize", Params: "DequantizeParams", Size: 208},
 	{Family: "embed", Name: "embed", Params: "EmbedParams", Size: 216},
 	{Family: "load", Name: "hash_tensor", Params: "HashParams", Size: 192},
+	{Family: "load", Name: "largest_scale", Params: "LargestScaleParams", Size: 208},
 	{Family: "load", Name: "repack", Params: "RepackParams", Size: 208},
 	{Family: "prepare", Name: "gate", Params: "GateParams", Size: 32},
-	{Family: "prepare", Name: "prepare", Params: "PrepareParams", Size: 80},
+	{Family: "prepare", Name: "prepare", Params: "PrepareParams", Size: 72},
 	{Family: "probe", Name: "probe", Params: "ProbeParams", Size: 72},
-	{Family: "project", Name: "few_bf16", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "few_f16", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "few_q4_0", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "few_q4_1", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "few_q4_k", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "few_q5_0", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "few_q5_1", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "few_q5_k", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "few_q6_k", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "few_q8_0", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "many_bf16", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_f16", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q4_0", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q4_1", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q4_k", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q5_0", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q5_1", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q5_k", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q6_k", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q8_0", Params: "ProjectParams", Size: 288, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "one_bf16", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "one_f16", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "one_q4_0", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "one_q4_1", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "one_q4_k", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "one_q5_0", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "one_q5_1", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "one_q5_k", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "one_q6_k", Params: "ProjectParams", Size: 288},
-	{Family: "project", Name: "one_q8_0", Params: "ProjectParams", Size: 288},
+	{Family: "project", Name: "few_bf16", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "few_f16", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "few_q4_0", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "few_q4_1", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "few_q4_k", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "few_q5_0", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "few_q5_1", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "few_q5_k", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "few_q6_k", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "few_q8_0", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "many_bf16", Params: "ProjectParams", Size: 304, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_f16", Params: "ProjectParams", Size: 304, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q4_0", Params: "ProjectParams", Size: 304, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q4_1", Params: "ProjectParams", Size: 304, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q4_k", Params: "ProjectParams", Size: 304, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q5_0", Params: "ProjectParams", Size: 304, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q5_1", Params: "ProjectParams", Size: 304, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q5_k", Params: "ProjectParams", Size: 304, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q6_k", Params: "ProjectParams", Size: 304, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q8_0", Params: "ProjectParams", Size: 304, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "one_bf16", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "one_f16", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "one_q4_0", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "one_q4_1", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "one_q4_k", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "one_q5_0", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "one_q5_1", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "one_q5_k", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "one_q6_k", Params: "ProjectParams", Size: 304},
+	{Family: "project", Name: "one_q8_0", Params: "ProjectParams", Size: 304},
 	{Family: "project", Name: "project_f32", Params: "ProjectF32Params", Size: 56},
 	{Family: "rate", Name: "rate_mma", Params: "RateParams", Size: 16},
 	{Family: "rate", Name: "rate_wgmma", Params: "RateParams", Size: 16, Targets: []string{"sm_90a"}},
-	{Family: "wide", Name: "wide128_bf16", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide128_f16", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide128_q4_0", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide128_q4_1", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide128_q4_k", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide128_q5_0", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide128_q5_1", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide128_q5_k", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide128_q6_k", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide128_q8_0", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide32_bf16", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide32_f16", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide32_q4_0", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide32_q4_1", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide32_q4_k", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide32_q5_0", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide32_q5_1", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide32_q5_k", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide32_q6_k", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide32_q8_0", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide64_bf16", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide64_f16", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide64_q4_0", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide64_q4_1", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide64_q4_k", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide64_q5_0", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide64_q5_1", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide64_q5_k", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide64_q6_k", Params: "ProjectParams", Size: 288},
-	{Family: "wide", Name: "wide64_q8_0", Params: "ProjectParams", Size: 288},
+	{Family: "wide", Name: "wide128_bf16", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide128_f16", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide128_q4_0", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide128_q4_1", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide128_q4_k", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide128_q5_0", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide128_q5_1", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide128_q5_k", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide128_q6_k", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide128_q8_0", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide32_bf16", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide32_f16", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide32_q4_0", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide32_q4_1", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide32_q4_k", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide32_q5_0", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide32_q5_1", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide32_q5_k", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide32_q6_k", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide32_q8_0", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide64_bf16", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide64_f16", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide64_q4_0", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide64_q4_1", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide64_q4_k", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide64_q5_0", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide64_q5_1", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide64_q5_k", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide64_q6_k", Params: "ProjectParams", Size: 304},
+	{Family: "wide", Name: "wide64_q8_0", Params: "ProjectParams", Size: 304},
 }

@@ -29,71 +29,27 @@ struct Place {
     }
 };
 
-// Sums of one segment for GROUPS x 8 rows. With ONE, there is a single row, and
-// what would be other rows is not computed.
+// Sums of one segment for GROUPS x 8 rows.
 //
-// Activations are in shared memory: rows of halves and their sums. A row of halves
-// is padded so that 8 rows of 32 bytes lie in different banks.
-template <int GROUPS, bool ONE> struct Sink {
+// Activations are in shared memory: rows of halves, padded so that 8 rows of 32 bytes
+// lie in different banks.
+template <int GROUPS> struct Sink {
     float v[GROUPS][4];
     const char *halves; // where the lane reads: its column's row, its four of 16
-    const float *sums;  // of the first of its two columns
-    uint32_t half_stride, sum_stride;
-    bool reads;         // with ONE, other columns are zeros
+    uint32_t half_stride;
 
-    __device__ __forceinline__ Sink(uint32_t half_stride, uint32_t sum_stride, uint32_t lane)
-        : half_stride(half_stride), sum_stride(sum_stride), reads(!ONE || lane < 4) {
-        clear();
-    }
-    __device__ __forceinline__ void place(const char *half, const float *sum, uint32_t chunk, uint32_t lane) {
-        halves = half + (ONE ? lane % 4 * 8 : lane / 4 * half_stride + lane % 4 * 8) + chunk * 32;
-        sums = sum + (ONE ? 0 : lane % 4 * 2 * sum_stride) + chunk;
-    }
-    __device__ __forceinline__ void advance(uint32_t chunks) {
-        halves += chunks * 32;
-        sums += chunks;
-    }
+    __device__ __forceinline__ explicit Sink(uint32_t half_stride) : half_stride(half_stride) { clear(); }
+    __device__ __forceinline__ void place(const char *half, uint32_t chunk, uint32_t lane) { halves = half + lane / 4 * half_stride + lane % 4 * 8 + chunk * 32; }
+    __device__ __forceinline__ void advance(uint32_t chunks) { halves += chunks * 32; }
     __device__ __forceinline__ void clear() {
 #pragma unroll
         for (int g = 0; g < GROUPS; g++)
             v[g][0] = v[g][1] = v[g][2] = v[g][3] = 0;
     }
-    __device__ __forceinline__ uint2 half(int g, int chunk) const {
-        return reads ? *(const uint2 *)(halves + g * 8 * half_stride + chunk * 32) : make_uint2(0, 0);
-    }
-    __device__ __forceinline__ float sum(int g, int column, int chunk) const { return sums[(g * 8 + column) * sum_stride + chunk]; }
     __device__ __forceinline__ void plain(int chunk, const uint32_t *a) {
 #pragma unroll
         for (int g = 0; g < GROUPS; g++)
-            mma(v[g], a, half(g, chunk));
-    }
-    // sum += scale * part + offset * sum of activations, for both rows of
-    // weights and (unless ONE) both columns that the lane has.
-    __device__ __forceinline__ void scaled(int g, const float *part, const float *scale, const float *offset, float x0, float x1) {
-        v[g][0] = fmaf(offset[0], x0, fmaf(scale[0], part[0], v[g][0]));
-        v[g][2] = fmaf(offset[1], x0, fmaf(scale[1], part[2], v[g][2]));
-        if (!ONE) {
-            v[g][1] = fmaf(offset[0], x1, fmaf(scale[0], part[1], v[g][1]));
-            v[g][3] = fmaf(offset[1], x1, fmaf(scale[1], part[3], v[g][3]));
-        }
-    }
-    template <bool OFFSET> __device__ __forceinline__ void pair(int chunk, const uint32_t *a, const uint32_t *b, const float *scale, const float *offset) {
-#pragma unroll
-        for (int g = 0; g < GROUPS; g++) {
-            float part[4] = {0, 0, 0, 0};
-            mma(part, a, half(g, chunk));
-            mma(part, b, half(g, chunk + 1));
-            scaled(g, part, scale, offset, __fadd_rn(sum(g, 0, chunk), sum(g, 0, chunk + 1)),
-                   ONE ? 0 : __fadd_rn(sum(g, 1, chunk), sum(g, 1, chunk + 1)));
-        }
-    }
-    __device__ __forceinline__ void single(int chunk, const uint32_t *a, const float *scale, const float *offset) {
-#pragma unroll
-        for (int g = 0; g < GROUPS; g++) {
-            float part[4] = {0, 0, 0, 0};
-            mma(part, a, half(g, chunk));
-            scaled(g, part, scale, offset, sum(g, 0, chunk), ONE ? 0 : sum(g, 1, chunk));
-        }
+            mma(v[g], a, *(const uint2 *)(halves + g * 8 * half_stride + chunk * 32));
     }
 };
 
@@ -101,17 +57,18 @@ template <int GROUPS, bool ONE> struct Sink {
 // other the second matrix's where there is a gate; scale is the row's factor.
 struct Finish {
     bool biased, other_biased;
-    float bias, other_bias;
-    __device__ __forceinline__ Finish(const ProjectParams &p, const Matrix &m, uint32_t output) : biased(m.bias && output < m.outs), other_biased(p.gated && p.matrix[1].bias && output < m.outs) {
+    float bias, other_bias, down;
+    __device__ __forceinline__ Finish(const ProjectParams &p, const Matrix &m, uint32_t output)
+        : biased(m.bias && output < m.outs), other_biased(p.gated && p.matrix[1].bias && output < m.outs), down(m.down) {
         bias = biased ? ((const float *)m.bias)[output] : 0;
         other_bias = other_biased ? ((const float *)p.matrix[1].bias)[output] : 0;
     }
     __device__ __forceinline__ float value(const ProjectParams &p, float sum, float other, float scale, float residual) const {
-        float y = __fmul_rn(sum, scale);
+        float y = __fmul_rn(sum, __fmul_rn(scale, down));
         if (biased)
             y = __fadd_rn(y, bias);
         if (p.gated) {
-            other = __fmul_rn(other, scale);
+            other = __fmul_rn(other, __fmul_rn(scale, p.matrix[1].down));
             if (other_biased)
                 other = __fadd_rn(other, other_bias);
             y = __fmul_rn(silu(y), other);
@@ -183,17 +140,6 @@ __device__ __forceinline__ uint32_t cluster_rank() {
     asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
 #endif
     return r;
-}
-
-// Stores to the shared memory of the cluster's first block.
-__device__ __forceinline__ void store_first(float *at, float v) {
-#if __CUDA_ARCH__ >= 900
-    uint32_t local = (uint32_t)__cvta_generic_to_shared(at), remote;
-    asm("mapa.shared::cluster.u32 %0, %1, 0;" : "=r"(remote) : "r"(local));
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(remote), "f"(v) : "memory");
-#else
-    *at = v;
-#endif
 }
 
 __device__ __forceinline__ void cluster_barrier(bool cluster) {

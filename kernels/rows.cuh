@@ -3,24 +3,22 @@
 #pragma once
 #include "activations.cuh"
 
-// In shared memory, for ROWS rows each: halves, sums of 16 of them (with SUMS),
-// squares of runs, and the largest magnitude that each warp has seen. A row of halves
+// In shared memory, for ROWS rows each: halves, squares of runs, and the largest magnitude that each warp has seen. A row of halves
 // has 32 bytes more than it needs, so that 8 rows of 32 bytes lie in different banks.
 //
 // A single row is one of whole octets, which the host has checked.
-template <int WARPS, int ROWS, bool SUMS> struct Rows {
+template <int WARPS, int ROWS> struct Rows {
     static constexpr uint32_t SPAN = WARPS * RUN; // what all threads take at a time
     static constexpr int AT_ONCE = 2;             // spans that are on their way before the first is used
     static constexpr bool WHOLE = ROWS == 1;
     char *half;
-    float *sums, *squares, *largest;
-    uint32_t half_stride, sum_stride, runs;
+    float *squares, *largest;
+    uint32_t half_stride, runs;
     Octet gain; // the thread's first
 
     __device__ __forceinline__ Rows(const ProjectParams &p, char *shared)
-        : half(shared), half_stride(p.stride * 2 + 32), sum_stride(p.stride / 16 + 1), runs((p.stride + RUN - 1) / RUN) {
-        sums = (float *)(half + ROWS * half_stride);
-        squares = sums + ROWS * sum_stride;
+        : half(shared), half_stride(p.stride * 2 + 32), runs((p.stride + RUN - 1) / RUN) {
+        squares = (float *)(half + ROWS * half_stride);
         largest = squares + ROWS * runs;
     }
     __device__ __forceinline__ float *end() const { return largest + ROWS * WARPS; }
@@ -63,14 +61,8 @@ template <int WARPS, int ROWS, bool SUMS> struct Rows {
                     }
                 }
                 most = x[i].largest(most);
-                float s = 0;
                 if (at < p.stride)
-                    s = x[i].round<SUMS>(half + r * half_stride + at * 2, down);
-                if (SUMS) {
-                    s = __fadd_rn(s, __shfl_xor_sync(~0u, s, 1));
-                    if (at < p.stride && lane % 2 == 0)
-                        sums[r * sum_stride + at / 16] = s;
-                }
+                    x[i].round(half + r * half_stride + at * 2, down);
             }
         }
         most = warp_largest(most);

@@ -69,3 +69,27 @@ __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.a
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // Waits until at most LEFT of the groups that were committed are under way.
 template <int LEFT> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory"); }
+
+// Whoever gives wgmmas in a loop and waits for the last ones behind it calls this after
+// the wait, with those of the last stage: the assembler (13.0) takes operands for dead
+// there once they are given, and has put other values into their registers before the
+// wait. It stores them at an address of shared memory if never, which the assembler
+// cannot know.
+__device__ __forceinline__ void keep_operands(const uint32_t (*a)[4], bool never, uint32_t at) {
+    if (never)
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            asm volatile("st.volatile.shared.u32 [%0], %1;" ::"r"(at), "r"(a[i / 4][i % 4]) : "memory");
+}
+
+// Registers of a warpgroup's threads, beyond or below what the launch gave them.
+template <int N> __device__ __forceinline__ void more_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+#endif
+}
+template <int N> __device__ __forceinline__ void fewer_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+#endif
+}

@@ -21,12 +21,16 @@ type executable struct {
 
 	ops     []operation
 	vectors map[device.TensorID]uint64 // norm gains, biases: float32 on the device
-	values  []uint64                   // address of each value, MaxRows x width floats
-	angles  map[rotation]*angleTable
+
+	multiplied map[device.TensorID]bool // matrices that products take
+	ups        []float32                // what their scales are multiplied with (Matrix.Up)
+
+	values []uint64 // address of each value, MaxRows x width floats
+	angles map[rotation]*angleTable
 
 	scratch buffer // values and all that follows
 	half    uint64 // what enters a product: MaxRows x widest, float16
-	sums    uint64
+	largest uint64 // the largest scale of each tensor
 	scales  uint64
 	wide    uint64 // the same in float32, for F32 weights and for taps
 	spare   [2]uint64
@@ -41,8 +45,10 @@ type executable struct {
 	ropes  map[int]*rotate // by layer
 	last   *logits
 	graphs map[graphKey]driver.GraphExec
-	shape  stepShape // of the last step
-	busy   bool      // it has been started and not been waited for
+
+	clusters map[int]int // see countClusters
+	shape    stepShape   // of the last step
+	busy     bool        // it has been started and not been waited for
 
 	logitRows int    // rows of logits that are computed at a time
 	held      int    // the first of the step's rows whose logits are in logits
@@ -139,8 +145,8 @@ func (d *Device) Compile(p *device.Program, w device.Weights, c device.Cache, op
 	x := &executable{
 		dev: d, prog: p, ws: ws, cache: kv, opt: opt,
 		logitRows: min(max(cmp.Or(d.cfg.logitBytes, logitBytes)/(4*p.Vocab), fetchRows), opt.MaxRows),
-		vectors:   map[device.TensorID]uint64{}, angles: map[rotation]*angleTable{},
-		ropes: map[int]*rotate{}, graphs: map[graphKey]driver.GraphExec{},
+		vectors:   map[device.TensorID]uint64{}, multiplied: map[device.TensorID]bool{}, ups: make([]float32, len(p.Tensors)), angles: map[rotation]*angleTable{},
+		ropes: map[int]*rotate{}, graphs: map[graphKey]driver.GraphExec{}, clusters: map[int]int{},
 	}
 	x.heads, x.group = groups(p)
 	defer func() {
@@ -152,6 +158,9 @@ func (d *Device) Compile(p *device.Program, w device.Weights, c device.Cache, op
 		return nil, err
 	}
 	if err := x.expandVectors(); err != nil {
+		return nil, err
+	}
+	if err := x.findScales(); err != nil {
 		return nil, err
 	}
 	for _, op := range p.Ops {
@@ -235,6 +244,7 @@ func (x *executable) layOut(a *arena) {
 		switch op := op.(type) {
 		case *device.Project:
 			for _, m := range op.Mats {
+				x.multiplied[m.Weight] = true
 				if m.Bias != device.NoTensor {
 					x.vectors[m.Bias] = 0
 				}
@@ -246,6 +256,7 @@ func (x *executable) layOut(a *arena) {
 				x.vectors[op.Norm.Weight] = 0
 			}
 		case *device.Logits:
+			x.multiplied[op.Weight] = true
 			if op.Norm != nil {
 				x.vectors[op.Norm.Weight] = 0
 			}
@@ -269,8 +280,8 @@ func (x *executable) layOut(a *arena) {
 	}
 	most := uint64(stageRows(x.opt.MaxRows, wideRows[len(wideRows)-1]))
 	x.half = a.take(2 * most * uint64(stride(widest)))
-	x.sums = a.take(4 * most * uint64(stride(widest)/16))
 	x.scales = a.take(4 * n)
+	x.largest = a.take(4 * uint64(len(x.ups)))
 	x.wide = a.take(4 * n * uint64(widest))
 	for i := range x.spare {
 		x.spare[i] = a.take(4 * n * uint64(widest))

@@ -27,12 +27,14 @@ func open(t *testing.T, cfg cuda.Config) *cuda.Device {
 }
 
 // A product rounds what enters it to float16: 2^-12 relative at most. Over the
-// few values of the smallest shapes, errors of 1.5e-4 scatter. Attention rounds
-// queries, keys, weights and values.
+// few values of the smallest shapes, errors of 1.5e-4 scatter. Weights of quantized
+// formats are rounded besides, and before that their scales and minima, which a whole
+// block has in common: 4e-4, where minima are as large as in random blocks. Attention
+// rounds queries, keys, weights and values.
 func TestConformance(t *testing.T) {
 	shared := open(t, cuda.Config{})
 	t.Cleanup(func() { shared.Close() })
-	devicetest.Run(t, func(t *testing.T) device.Device { return keepOpen{shared} }, devicetest.Bounds{Float: 8e-4, Quantized: 8e-4})
+	devicetest.Run(t, func(t *testing.T) device.Device { return keepOpen{shared} }, devicetest.Bounds{Float: 8e-4, Quantized: 2e-3})
 }
 
 // keepOpen lets the cases of the suite, which each open a device, share one:

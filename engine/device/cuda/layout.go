@@ -37,7 +37,7 @@ type scheme struct {
 	segments []segment
 	units    [planes]int // bytes of a row in a unit of each plane, a power of two; 0: the format has none
 	pieces   [planes]int // bytes of a lane's piece, in planes of fragments
-
+	scales   []number    // by which its scales are bounded; none: it has no scales
 }
 
 // schemes is the table of tiled formats, all but F32. It is never written.
@@ -46,21 +46,21 @@ var schemes = [...]scheme{
 		units: [planes]int{quantPlane: 32}, pieces: [planes]int{quantPlane: 8}},
 	{typ: quant.BF16, kernel: "bf16", stepCols: 16, segments: []segment{{0, 2, quantPlane}},
 		units: [planes]int{quantPlane: 32}, pieces: [planes]int{quantPlane: 8}},
-	{typ: quant.Q4_0, kernel: "q4_0", stepCols: 64, segments: []segment{{0, 2, scalePlane}, {2, 16, quantPlane}},
+	{typ: quant.Q4_0, kernel: "q4_0", stepCols: 64, segments: []segment{{0, 2, scalePlane}, {2, 16, quantPlane}}, scales: []number{{0, 1}},
 		units: [planes]int{quantPlane: 32, scalePlane: 4}, pieces: [planes]int{quantPlane: 4}},
-	{typ: quant.Q4_1, kernel: "q4_1", stepCols: 64, segments: []segment{{0, 4, scalePlane}, {4, 16, quantPlane}},
+	{typ: quant.Q4_1, kernel: "q4_1", stepCols: 64, segments: []segment{{0, 4, scalePlane}, {4, 16, quantPlane}}, scales: []number{{0, 1}, {2, minimum}},
 		units: [planes]int{quantPlane: 32, scalePlane: 8}, pieces: [planes]int{quantPlane: 4}},
-	{typ: quant.Q5_0, kernel: "q5_0", stepCols: 64, segments: []segment{{0, 2, scalePlane}, {2, 4, highPlane}, {6, 16, quantPlane}},
+	{typ: quant.Q5_0, kernel: "q5_0", stepCols: 64, segments: []segment{{0, 2, scalePlane}, {2, 4, highPlane}, {6, 16, quantPlane}}, scales: []number{{0, 1}},
 		units: [planes]int{quantPlane: 32, highPlane: 8, scalePlane: 4}, pieces: [planes]int{quantPlane: 4}},
-	{typ: quant.Q5_1, kernel: "q5_1", stepCols: 64, segments: []segment{{0, 4, scalePlane}, {4, 4, highPlane}, {8, 16, quantPlane}},
+	{typ: quant.Q5_1, kernel: "q5_1", stepCols: 64, segments: []segment{{0, 4, scalePlane}, {4, 4, highPlane}, {8, 16, quantPlane}}, scales: []number{{0, 1}, {2, minimum}},
 		units: [planes]int{quantPlane: 32, highPlane: 8, scalePlane: 8}, pieces: [planes]int{quantPlane: 4}},
-	{typ: quant.Q8_0, kernel: "q8_0", stepCols: 32, segments: []segment{{0, 2, scalePlane}, {2, 32, quantPlane}},
+	{typ: quant.Q8_0, kernel: "q8_0", stepCols: 32, segments: []segment{{0, 2, scalePlane}, {2, 32, quantPlane}}, scales: []number{{0, 1}},
 		units: [planes]int{quantPlane: 32, scalePlane: 2}, pieces: [planes]int{quantPlane: 4}},
-	{typ: quant.Q4_K, kernel: "q4_k", stepCols: 256, segments: []segment{{0, 16, scalePlane}, {16, 128, quantPlane}},
+	{typ: quant.Q4_K, kernel: "q4_k", stepCols: 256, segments: []segment{{0, 16, scalePlane}, {16, 128, quantPlane}}, scales: []number{{0, 63}, {2, 63 * minimum}},
 		units: [planes]int{quantPlane: 32, scalePlane: 16}, pieces: [planes]int{quantPlane: 4}},
-	{typ: quant.Q5_K, kernel: "q5_k", stepCols: 256, segments: []segment{{0, 16, scalePlane}, {16, 32, highPlane}, {48, 128, quantPlane}},
+	{typ: quant.Q5_K, kernel: "q5_k", stepCols: 256, segments: []segment{{0, 16, scalePlane}, {16, 32, highPlane}, {48, 128, quantPlane}}, scales: []number{{0, 63}, {2, 63 * minimum}},
 		units: [planes]int{quantPlane: 32, highPlane: 32, scalePlane: 16}, pieces: [planes]int{quantPlane: 4, highPlane: 4}},
-	{typ: quant.Q6_K, kernel: "q6_k", stepCols: 256, segments: []segment{{0, 128, quantPlane}, {128, 64, highPlane}, {192, 16, scalePlane}, {208, 2, superPlane}},
+	{typ: quant.Q6_K, kernel: "q6_k", stepCols: 256, segments: []segment{{0, 128, quantPlane}, {128, 64, highPlane}, {192, 16, scalePlane}, {208, 2, superPlane}}, scales: []number{{208, 128}},
 		units: [planes]int{quantPlane: 32, highPlane: 32, scalePlane: 16, superPlane: 2}, pieces: [planes]int{quantPlane: 4, highPlane: 4}},
 }
 

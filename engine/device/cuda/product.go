@@ -5,6 +5,7 @@ import (
 	"math/bits"
 
 	"kigo/engine/device"
+	"kigo/engine/device/cuda/driver"
 	"kigo/kernels"
 )
 
@@ -14,16 +15,15 @@ const (
 	manyRows       = 64
 	manyWarps      = 8
 	manyHalfStride = 256*2 + 32
-	manySumStride  = 256/16 + 4
-	manyShared     = 2 * manyRows * (manyHalfStride + 4*manySumStride)
+	manyShared     = 2 * manyRows * manyHalfStride
 	fewSharedLimit = 96 << 10 // beyond it, many does as well
 	runValues      = 256      // whose squares are summed together
 
 	fewWarps    = 8
 	oneWarps    = 16 // as many as a tile has segments, at most
-	wideWarps   = 8
+	wideWarps   = 8  // that multiply
+	wideThreads = 32*wideWarps + 128
 	wideOutputs = 128
-	wideStages  = 5
 	wideColumns = 64
 )
 
@@ -36,7 +36,11 @@ const maxCluster = 8
 // wideShared is the dynamic shared memory of wide for so many rows, where so many
 // blocks share the segments; see kernels/wide.cuh.
 func wideShared(rows, splits, segments int) int {
-	stages := wideStages * (rows*(wideColumns*2+wideColumns/16*4) + 16)
+	stages := 8
+	if rows > 64 {
+		stages = 5
+	}
+	stages *= rows*wideColumns*2 + 16
 	sums := 4 * rows * (wideOutputs + 4)
 	if splits == 1 {
 		return max(stages, sums)
@@ -47,8 +51,8 @@ func wideShared(rows, splits, segments int) int {
 // product is one launch of a projection: matrices of one format and width, by
 // the kernel that fits the number of rows.
 type product struct {
-	tiles          int // of all matrices; of one with a gate
-	sms            int // multiprocessors of the GPU
+	tiles          int         // of all matrices; of one with a gate
+	clusters       map[int]int // of wide's blocks that fit on the GPU at one time, by their size
 	one, few, many *launch[kernels.ProjectParams]
 	wide           [len(wideRows)]*launch[kernels.ProjectParams] // all are there, or many is
 }
@@ -71,6 +75,11 @@ func (x *executable) matrix(weight, bias device.TensorID, out uint64) kernels.Ma
 		Out:   out,
 		Outs:  uint32(p.tensor.Rows),
 		Tiles: uint32(ceilDiv(p.tensor.Rows, tileRows)),
+		Up:    1, Down: 1,
+	}
+	if p.scheme.scales != nil {
+		m.Up = x.ups[weight]
+		m.Down = subnormal / m.Up
 	}
 	for i := range m.Plane {
 		m.Plane[i] = uint64(x.ws.mem.ptr) + p.offset + p.plane[i].Offset
@@ -84,7 +93,7 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 	p := &x.ws.places[like]
 	params := kernels.ProjectParams{
 		In:   in,
-		Half: x.half, Sums: x.sums, Scale: x.scales,
+		Half: x.half, Scale: x.scales,
 		Residual: residual,
 		Matrices: uint32(len(matrices)),
 		Width:    uint32(p.tensor.Cols),
@@ -110,7 +119,7 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 	if gated {
 		warps *= 2
 	}
-	pr := &product{tiles: int(params.Tiles), sms: x.dev.props.SMs}
+	pr := &product{tiles: int(params.Tiles), clusters: x.clusters}
 	prepare := func(name string, threads, shared int) (*launch[kernels.ProjectParams], error) {
 		l, err := newLaunch(x.dev, name, threads, params)
 		if err != nil {
@@ -154,11 +163,14 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 				most = max(most, shared)
 			}
 		}
-		l, err := prepare(name, 32*wideWarps, most)
+		l, err := prepare(name, wideThreads, most)
 		if err != nil {
 			return nil, err
 		}
 		pr.wide[i] = l
+		if err := x.countClusters(l); err != nil {
+			return nil, err
+		}
 	}
 	if pr.wide[0] == nil {
 		l, err := prepare("many_"+p.scheme.kernel, 32*manyWarps, manyShared)
@@ -195,7 +207,7 @@ func (x *executable) segments(p *placement, gated bool, tiles int) int {
 // rowsShared is what kernels/rows.cuh wants of shared memory, for so many rows and
 // warps of a block.
 func rowsShared(stride, rows, warps int) int {
-	return rows * (2*stride + 32 + 4*(stride/16+1+ceilDiv(stride, runValues)+warps))
+	return rows * (2*stride + 32 + 4*(ceilDiv(stride, runValues)+warps))
 }
 
 // fewShared is the dynamic shared memory of kernels/few.cuh, for so many warps of all
@@ -260,8 +272,11 @@ func (pr *product) isWide(l *launch[kernels.ProjectParams]) (rows int, ok bool) 
 
 // tilesOf is how many tiles of one matrix a block of many or wide has: a warp has
 // one, of either matrix with a gate.
-func tilesOf(l *launch[kernels.ProjectParams]) int {
-	n := int(l.how.Block[0]) / 32
+func (pr *product) tilesOf(l *launch[kernels.ProjectParams]) int {
+	n := wideWarps
+	if l == pr.many {
+		n = manyWarps
+	}
 	if l.params.Gated != 0 {
 		n /= 2
 	}
@@ -276,18 +291,19 @@ func (pr *product) run(x *executable, rows int, pick uint64) error {
 	case isWide:
 		pr.spread(x, l, rows, high)
 	case l == pr.many:
-		l.grid(ceilDiv(rows, manyRows), ceilDiv(pr.tiles, tilesOf(l)), 1)
+		l.grid(ceilDiv(rows, manyRows), ceilDiv(pr.tiles, pr.tilesOf(l)), 1)
 	}
 	l.params.Rows, l.params.Pick = uint32(rows), pick
 	return start(x.dev, l, x.dev.stream)
 }
 
 // spread sets the grid of wide. Where there are far fewer blocks than multiprocessors,
-// clusters of blocks share the segments, as far as there is shared memory.
+// clusters of blocks share the segments, as far as there is shared memory and all fit on
+// the GPU at one time.
 func (pr *product) spread(x *executable, l *launch[kernels.ProjectParams], rows, high int) {
 	segments := int(l.params.Segments)
-	across, down, splits := ceilDiv(rows, high), ceilDiv(pr.tiles, tilesOf(l)), 1
-	for next := 2; next <= min(maxCluster, segments) && 2*across*down*splits <= pr.sms; next *= 2 {
+	across, down, splits := ceilDiv(rows, high), ceilDiv(pr.tiles, pr.tilesOf(l)), 1
+	for next := 2; next <= min(maxCluster, segments) && across*down <= pr.clusters[next]; next *= 2 {
 		if wideShared(high, next, segments) <= x.dev.props.SharedPerBlockOptin {
 			splits = next
 		}
@@ -300,13 +316,30 @@ func (pr *product) spread(x *executable, l *launch[kernels.ProjectParams], rows,
 	}
 }
 
+// countClusters finds out how many clusters of a kernel wide fit on the GPU, once: a
+// block fills a multiprocessor's registers, whichever kernel it is of.
+func (x *executable) countClusters(l *launch[kernels.ProjectParams]) error {
+	if len(x.clusters) > 0 {
+		return nil
+	}
+	for size := 2; size <= maxCluster; size *= 2 {
+		how := driver.Launch{Grid: [3]uint32{uint32(size), 1, 1}, Block: l.how.Block, Cluster: uint32(size)}
+		n, err := x.dev.drv.ActiveClusters(l.kernel.fn, &how)
+		if err != nil {
+			return x.dev.wrap(err, "kernel %s", l.kernel.name)
+		}
+		x.clusters[size] = n
+	}
+	return nil
+}
+
 // stageRows is how many rows a stage of wide has (PrepareParams.stage_rows).
 func stageRows(rows, high int) int { return ceilDiv(rows, high) * high }
 
 // newPrepare makes what enters a product of the values at in.
 func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bool) (*launch[kernels.PrepareParams], error) {
 	p := kernels.PrepareParams{
-		In: in, Half: x.half, Sums: x.sums, Scale: x.scales,
+		In: in, Half: x.half, Scale: x.scales,
 		Width: uint32(width), Stride: uint32(stride(width)), InverseWidth: 1 / float32(width),
 	}
 	if norm != nil {
@@ -315,7 +348,7 @@ func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bo
 	if wide || x.watched() {
 		p.Wide = x.wide
 	}
-	l, err := newLaunch(x.dev, "prepare", 256, p)
+	l, err := newLaunch(x.dev, "prepare", min(1024, int(align(uint64(ceilDiv(width, 8)), 32))), p)
 	if err == nil {
 		l.how.Shared = uint32(4 * ceilDiv(width, runValues))
 	}

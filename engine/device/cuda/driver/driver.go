@@ -166,6 +166,11 @@ type Modules interface {
 	// dynamic shared memory that fit on one multiprocessor.
 	Occupancy(f Function, threads, shared int) (blocksPerSM int, err error)
 
+	// ActiveClusters is how many clusters of a launch's blocks fit on the device at
+	// one time. A cluster's blocks share a part of the GPU, and of those not all
+	// have equally many multiprocessors.
+	ActiveClusters(f Function, l *Launch) (int, error)
+
 	// Launch puts the kernel, which has exactly one parameter, a struct, into
 	// the stream. params points to that struct; CUDA copies it during the
 	// call. Nothing is allocated as long as l and params are reused.

@@ -127,6 +127,12 @@ func TestGPU(t *testing.T) {
 	if blocks := take[int](t)(d.Occupancy(f, 256, 0)); blocks < 1 || blocks > p.MaxThreadsPerSM/256 {
 		t.Errorf("%d blocks on a multiprocessor", blocks)
 	}
+	if p.Clusters {
+		l := &Launch{Grid: [3]uint32{2, 1, 1}, Block: [3]uint32{256, 1, 1}, Cluster: 2}
+		if clusters := take[int](t)(d.ActiveClusters(f, l)); clusters < 1 || clusters > p.SMs*p.MaxThreadsPerSM/512 {
+			t.Errorf("%d clusters of two blocks", clusters)
+		}
+	}
 	must(t, d.SetSharedLimit(f, p.SharedPerBlockOptin))
 	if offset, size, err := d.ParamSize(f, 0); !errors.Is(err, ErrNotSupported) && (err != nil || offset != 0 || size != int(unsafe.Sizeof(fillParams{}))) {
 		t.Errorf("parameters of %d bytes at %d, %v", size, offset, err)

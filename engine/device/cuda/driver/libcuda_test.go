@@ -203,6 +203,9 @@ func TestCallsAsCSeesThem(t *testing.T) {
 	blocks, err := d.Occupancy(f, 256, 3<<32)
 	check(t, "Occupancy", err, blocks, 7)
 	d.saw("cuFuncGetParamInfo(0x7f00000000f0, 3)", "cuOccupancyMaxActiveBlocksPerMultiprocessor(0x7f00000000f0, 256, 12884901888)")
+	clusters, err := d.ActiveClusters(f, &Launch{Grid: [3]uint32{4, 1, 1}, Block: [3]uint32{384, 1, 1}, Shared: 7, Cluster: 4})
+	check(t, "ActiveClusters", err, clusters, 30)
+	d.saw("cuOccupancyMaxActiveClusters(0x7f00000000f0, 384 threads, shared 7, attribute 4 of 1: 4)")
 
 	l := Launch{Grid: [3]uint32{4_000_000_000, 2, 3}, Block: [3]uint32{256, 5, 6}, Shared: 1 << 16, Stream: s}
 	for _, set := range []func(){func() {}, func() { l.Dependent = true }, func() { l.Cluster = 8 }, func() { l.Dependent = false }} {
@@ -306,7 +309,8 @@ func TestZeroHandles(t *testing.T) {
 		"CopyOnDevice": d.CopyOnDevice(address, address, 1, 0), "Fill8": d.Fill8(address, 1, 1, 0), "Fill32": d.Fill32(address, 1, 1, 0),
 		"UnloadModule": d.UnloadModule(0), "Function": second(d.Function(0, "f")), "SetSharedLimit": d.SetSharedLimit(0, 1),
 		"Attributes": second(d.Attributes(0)), "Occupancy": second(d.Occupancy(0, 1, 0)),
-		"Launch 1": d.Launch(0, l, p), "Launch 2": d.Launch(function, &Launch{}, p),
+		"ActiveClusters": second(d.ActiveClusters(0, l)),
+		"Launch 1":       d.Launch(0, l, p), "Launch 2": d.Launch(function, &Launch{}, p),
 		"BeginCapture": d.BeginCapture(0), "EndCapture": second(d.EndCapture(0)), "Instantiate": second(d.Instantiate(0)),
 		"UpdateGraph 1": d.UpdateGraph(0, graph), "UpdateGraph 2": d.UpdateGraph(graphExec, 0),
 		"LaunchGraph 1": d.LaunchGraph(0, stream), "LaunchGraph 2": d.LaunchGraph(graphExec, 0),

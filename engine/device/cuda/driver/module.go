@@ -135,14 +135,8 @@ type launchArgs struct {
 	params [1]unsafe.Pointer
 }
 
-func (d *libcuda) Launch(f Function, l *Launch, params unsafe.Pointer) error {
-	if f == 0 || l.Stream == 0 {
-		return d.refuse(cuLaunchKernelEx, CodeInvalidHandle, nullHandle)
-	}
-	if params == nil { // CUDA would read it
-		return d.refuse(cuLaunchKernelEx, CodeInvalidValue, "no parameters")
-	}
-	a := d.launches.Get().(*launchArgs)
+// set makes the attributes and the configuration of a launch.
+func (a *launchArgs) set(l *Launch) {
 	n := 0
 	if l.Dependent {
 		a.attrs[n] = launchAttribute{id: launchProgrammatic, value: [16]uint32{1}}
@@ -156,6 +150,31 @@ func (d *libcuda) Launch(f Function, l *Launch, params unsafe.Pointer) error {
 	if n > 0 {
 		a.config.attrs = unsafe.Pointer(&a.attrs)
 	}
+}
+
+func (d *libcuda) ActiveClusters(f Function, l *Launch) (int, error) {
+	if f == 0 {
+		return 0, d.refuse(cuOccupancyMaxActiveClusters, CodeInvalidHandle, nullHandle)
+	}
+	a := d.launches.Get().(*launchArgs)
+	defer d.launches.Put(a)
+	a.set(l)
+	var n int32
+	if e := d.do(cuOccupancyMaxActiveClusters, uintptr(unsafe.Pointer(&n)), uintptr(f), uintptr(unsafe.Pointer(&a.config))); e != nil {
+		return 0, detail(e, "clusters of %d, block %v, %d bytes of shared memory", l.Cluster, l.Block, l.Shared)
+	}
+	return int(n), nil
+}
+
+func (d *libcuda) Launch(f Function, l *Launch, params unsafe.Pointer) error {
+	if f == 0 || l.Stream == 0 {
+		return d.refuse(cuLaunchKernelEx, CodeInvalidHandle, nullHandle)
+	}
+	if params == nil { // CUDA would read it
+		return d.refuse(cuLaunchKernelEx, CodeInvalidValue, "no parameters")
+	}
+	a := d.launches.Get().(*launchArgs)
+	a.set(l)
 	a.params[0] = params
 	e := d.step(cuLaunchKernelEx, uintptr(unsafe.Pointer(&a.config)), uintptr(f), uintptr(unsafe.Pointer(&a.params)), 0)
 	a.params[0] = nil

@@ -49,6 +49,7 @@ const (
 	cuFuncLoad
 	cuFuncGetParamInfo
 	cuOccupancyMaxActiveBlocksPerMultiprocessor
+	cuOccupancyMaxActiveClusters
 	cuLaunchKernelEx
 	cuStreamBeginCapture
 	cuStreamEndCapture
@@ -121,22 +122,23 @@ var symbols = [numSymbols]struct {
 	cuFuncLoad:          {call: "cuFuncLoad", optional: true},         // 12.4
 	cuFuncGetParamInfo:  {call: "cuFuncGetParamInfo", optional: true}, // 12.4
 	cuOccupancyMaxActiveBlocksPerMultiprocessor: {call: "cuOccupancyMaxActiveBlocksPerMultiprocessor"},
-	cuLaunchKernelEx:              {call: "cuLaunchKernelEx"},
-	cuStreamBeginCapture:          {call: "cuStreamBeginCapture", name: "cuStreamBeginCapture_v2"},
-	cuStreamEndCapture:            {call: "cuStreamEndCapture"},
-	cuGraphInstantiate:            {call: "cuGraphInstantiate", name: "cuGraphInstantiateWithFlags"},
-	cuGraphExecUpdate:             {call: "cuGraphExecUpdate", name: "cuGraphExecUpdate_v2"},
-	cuGraphLaunch:                 {call: "cuGraphLaunch"},
-	cuGraphDestroy:                {call: "cuGraphDestroy"},
-	cuGraphExecDestroy:            {call: "cuGraphExecDestroy"},
-	cuMemGetAllocationGranularity: {call: "cuMemGetAllocationGranularity"},
-	cuMemAddressReserve:           {call: "cuMemAddressReserve"},
-	cuMemAddressFree:              {call: "cuMemAddressFree"},
-	cuMemCreate:                   {call: "cuMemCreate"},
-	cuMemRelease:                  {call: "cuMemRelease"},
-	cuMemMap:                      {call: "cuMemMap"},
-	cuMemSetAccess:                {call: "cuMemSetAccess"},
-	cuMemUnmap:                    {call: "cuMemUnmap"},
+	cuOccupancyMaxActiveClusters:                {call: "cuOccupancyMaxActiveClusters"},
+	cuLaunchKernelEx:                            {call: "cuLaunchKernelEx"},
+	cuStreamBeginCapture:                        {call: "cuStreamBeginCapture", name: "cuStreamBeginCapture_v2"},
+	cuStreamEndCapture:                          {call: "cuStreamEndCapture"},
+	cuGraphInstantiate:                          {call: "cuGraphInstantiate", name: "cuGraphInstantiateWithFlags"},
+	cuGraphExecUpdate:                           {call: "cuGraphExecUpdate", name: "cuGraphExecUpdate_v2"},
+	cuGraphLaunch:                               {call: "cuGraphLaunch"},
+	cuGraphDestroy:                              {call: "cuGraphDestroy"},
+	cuGraphExecDestroy:                          {call: "cuGraphExecDestroy"},
+	cuMemGetAllocationGranularity:               {call: "cuMemGetAllocationGranularity"},
+	cuMemAddressReserve:                         {call: "cuMemAddressReserve"},
+	cuMemAddressFree:                            {call: "cuMemAddressFree"},
+	cuMemCreate:                                 {call: "cuMemCreate"},
+	cuMemRelease:                                {call: "cuMemRelease"},
+	cuMemMap:                                    {call: "cuMemMap"},
+	cuMemSetAccess:                              {call: "cuMemSetAccess"},
+	cuMemUnmap:                                  {call: "cuMemUnmap"},
 }
 
 // library is the name of a symbol in libcuda.

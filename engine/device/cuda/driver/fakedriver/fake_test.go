@@ -315,6 +315,10 @@ func TestLaunchIsChecked(t *testing.T) {
 	if n := take[int](t)(r.Occupancy(r.scale, 256, 0)); n != 8 {
 		t.Errorf("%d blocks", n)
 	}
+	if n := take[int](t)(r.ActiveClusters(r.scale, &driver.Launch{Cluster: 4})); n != 33 {
+		t.Errorf("%d clusters", n)
+	}
+	want(t, second(r.ActiveClusters(r.scale, &driver.Launch{})), driver.CodeInvalidValue)
 	p := unsafe.Pointer(&scaleParams{r.at, 16, 1})
 	good := driver.Launch{Grid: [3]uint32{8, 1, 1}, Block: [3]uint32{256, 1, 1}, Stream: r.s}
 	for what, spoil := range map[string]func(l *driver.Launch){

@@ -171,6 +171,21 @@ func (f *Driver) Occupancy(h driver.Function, threads, shared int) (int, error) 
 		p.RegistersPerSM/max(1, warps*p.WarpSize*fn.Attributes.Registers)), nil
 }
 
+// ActiveClusters is what there would be if all multiprocessors were alike.
+func (f *Driver) ActiveClusters(h driver.Function, l *driver.Launch) (int, error) {
+	if err := f.enter("ActiveClusters", context); err != nil {
+		return 0, err
+	}
+	defer f.mu.Unlock()
+	if _, err := f.function("ActiveClusters", h); err != nil {
+		return 0, err
+	}
+	if l.Cluster == 0 || !f.cfg.Properties.Clusters {
+		return 0, f.fail("ActiveClusters", driver.CodeInvalidValue, "clusters of %d", l.Cluster)
+	}
+	return f.cfg.Properties.SMs / int(l.Cluster), nil
+}
+
 func (f *Driver) Launch(h driver.Function, l *driver.Launch, params unsafe.Pointer) error {
 	if err := f.enter("Launch", context); err != nil {
 		return err

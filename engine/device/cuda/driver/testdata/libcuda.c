@@ -232,6 +232,12 @@ CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *n, CUfunction f, int t
 	return CUDA_SUCCESS;
 }
 
+CUresult cuOccupancyMaxActiveClusters(int *n, CUfunction f, const CUlaunchConfig *c) {
+	CALL("%#llx, %u threads, shared %u, attribute %d of %u: %u", H(f), c->blockDimX, c->sharedMemBytes, c->attrs[0].id, c->numAttrs, c->attrs[0].value.clusterDim.x);
+	*n = 30;
+	return CUDA_SUCCESS;
+}
+
 /* The parameters of the test's kernel. */
 struct params { unsigned long long data; unsigned int n; float scale; };
 
