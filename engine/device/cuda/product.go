@@ -2,7 +2,9 @@ package cuda
 
 import (
 	"fmt"
+	"math"
 	"math/bits"
+	"slices"
 
 	"kigo/engine/device"
 	"kigo/engine/device/cuda/driver"
@@ -53,6 +55,7 @@ func wideShared(rows, splits, segments int) int {
 type product struct {
 	tiles          int         // of all matrices; of one with a gate
 	clusters       map[int]int // of wide's blocks that fit on the GPU at one time, by their size
+	sharedLimit    int         // of a block's shared memory
 	one, few, many *launch[kernels.ProjectParams]
 	wide           [len(wideRows)]*launch[kernels.ProjectParams] // all are there, or many is
 }
@@ -119,7 +122,7 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 	if gated {
 		warps *= 2
 	}
-	pr := &product{tiles: int(params.Tiles), clusters: x.clusters}
+	pr := &product{tiles: int(params.Tiles), clusters: x.clusters, sharedLimit: x.dev.props.SharedPerBlockOptin}
 	prepare := func(name string, threads, shared int) (*launch[kernels.ProjectParams], error) {
 		l, err := newLaunch(x.dev, name, threads, params)
 		if err != nil {
@@ -251,23 +254,42 @@ func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
 		return pr.one
 	case rows <= fewRows && pr.few != nil:
 		return pr.few
-	}
-	for i, l := range pr.wide {
-		if l != nil && (rows <= wideRows[i] || i == len(wideRows)-1) {
-			return l
-		}
+	case pr.wide[0] != nil:
+		i, _ := pr.cheapest(rows)
+		return pr.wide[i]
 	}
 	return pr.many
 }
 
-// isWide says whether a launch is one of wide's, and for how many rows.
-func (pr *product) isWide(l *launch[kernels.ProjectParams]) (rows int, ok bool) {
-	for i, w := range pr.wide {
-		if l == w {
-			return wideRows[i], true
+// What a block of wide takes, in hundredths of a microsecond of an H200: before and
+// after the stages, and for one of them, by wideRows.
+const wideFixed = 500
+
+var wideStage = [len(wideRows)]int{23, 34, 46}
+
+// cheapest is the kernel wide, and by how many blocks that share the segments of the
+// same outputs, that should be done first with so many rows. All have the same result.
+func (pr *product) cheapest(rows int) (kernel, splits int) {
+	least := math.MaxInt
+	for i, high := range wideRows {
+		p := &pr.wide[i].params
+		blocks := ceilDiv(rows, high) * ceilDiv(pr.tiles, pr.tilesOf(pr.wide[i]))
+		for n := 1; n <= min(maxCluster, int(p.Segments)); n *= 2 {
+			if wideShared(high, n, int(p.Segments)) > pr.sharedLimit || pr.clusters[n] == 0 {
+				continue
+			}
+			stages := ceilDiv(int(p.Stride)/wideColumns, n)
+			if cost := ceilDiv(blocks, pr.clusters[n]) * (wideFixed + stages*wideStage[i]); cost < least {
+				kernel, splits, least = i, n, cost
+			}
 		}
 	}
-	return 0, false
+	return kernel, splits
+}
+
+// isWide says whether a launch is one of wide's.
+func (pr *product) isWide(l *launch[kernels.ProjectParams]) bool {
+	return slices.Contains(pr.wide[:], l)
 }
 
 // tilesOf is how many tiles of one matrix a block of many or wide has: a warp has
@@ -286,10 +308,9 @@ func (pr *product) tilesOf(l *launch[kernels.ProjectParams]) int {
 // run multiplies rows; pick is the address of their numbers, or 0.
 func (pr *product) run(x *executable, rows int, pick uint64) error {
 	l := pr.takes(rows)
-	high, isWide := pr.isWide(l)
 	switch {
-	case isWide:
-		pr.spread(x, l, rows, high)
+	case pr.isWide(l):
+		pr.spread(rows)
 	case l == pr.many:
 		l.grid(ceilDiv(rows, manyRows), ceilDiv(pr.tiles, pr.tilesOf(l)), 1)
 	}
@@ -297,20 +318,13 @@ func (pr *product) run(x *executable, rows int, pick uint64) error {
 	return start(x.dev, l, x.dev.stream)
 }
 
-// spread sets the grid of wide. Where there are far fewer blocks than multiprocessors,
-// clusters of blocks share the segments, as far as there is shared memory and all fit on
-// the GPU at one time.
-func (pr *product) spread(x *executable, l *launch[kernels.ProjectParams], rows, high int) {
-	segments := int(l.params.Segments)
-	across, down, splits := ceilDiv(rows, high), ceilDiv(pr.tiles, pr.tilesOf(l)), 1
-	for next := 2; next <= min(maxCluster, segments) && across*down <= pr.clusters[next]; next *= 2 {
-		if wideShared(high, next, segments) <= x.dev.props.SharedPerBlockOptin {
-			splits = next
-		}
-	}
-	l.params.StageRows = uint32(stageRows(rows, high))
-	l.grid(across*splits, down, 1)
-	l.how.Cluster, l.how.Shared = 0, uint32(wideShared(high, splits, segments))
+// spread sets the grid of the cheapest wide.
+func (pr *product) spread(rows int) {
+	i, splits := pr.cheapest(rows)
+	l, high := pr.wide[i], wideRows[i]
+	l.params.StageRows = uint32(stageRows(rows))
+	l.grid(ceilDiv(rows, high)*splits, ceilDiv(pr.tiles, pr.tilesOf(l)), 1)
+	l.how.Cluster, l.how.Shared = 0, uint32(wideShared(high, splits, int(l.params.Segments)))
 	if splits > 1 {
 		l.how.Cluster = uint32(splits)
 	}
@@ -322,6 +336,7 @@ func (x *executable) countClusters(l *launch[kernels.ProjectParams]) error {
 	if len(x.clusters) > 0 {
 		return nil
 	}
+	x.clusters[1] = x.dev.props.SMs
 	for size := 2; size <= maxCluster; size *= 2 {
 		how := driver.Launch{Grid: [3]uint32{uint32(size), 1, 1}, Block: l.how.Block, Cluster: uint32(size)}
 		n, err := x.dev.drv.ActiveClusters(l.kernel.fn, &how)
@@ -333,8 +348,17 @@ func (x *executable) countClusters(l *launch[kernels.ProjectParams]) error {
 	return nil
 }
 
-// stageRows is how many rows a stage of wide has (PrepareParams.stage_rows).
-func stageRows(rows, high int) int { return ceilDiv(rows, high) * high }
+// stageRows is how many rows a stage of wide has (PrepareParams.stage_rows): enough for
+// every kernel wide.
+func stageRows(rows int) int {
+	for _, high := range wideRows {
+		if rows <= high {
+			return high
+		}
+	}
+	most := wideRows[len(wideRows)-1]
+	return ceilDiv(rows, most) * most
+}
 
 // newPrepare makes what enters a product of the values at in.
 func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bool) (*launch[kernels.PrepareParams], error) {
@@ -362,8 +386,8 @@ func (x *executable) prepareFor(l *launch[kernels.PrepareParams], rows int, want
 	l.params.StageRows = 0
 	for _, pr := range products {
 		k := pr.takes(rows)
-		if high, isWide := pr.isWide(k); isWide {
-			wanted, l.params.StageRows = true, uint32(stageRows(rows, high))
+		if pr.isWide(k) {
+			wanted, l.params.StageRows = true, uint32(stageRows(rows))
 		}
 		wanted = wanted || k == pr.many
 	}
