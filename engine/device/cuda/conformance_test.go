@@ -16,14 +16,20 @@ import (
 func open(t *testing.T, cfg cuda.Config) *cuda.Device {
 	t.Helper()
 	d, err := cuda.New(cfg)
+	needGPU(t, err)
+	return d
+}
+
+// needGPU skips the test if the error says that there is no GPU; others are failures.
+func needGPU(t *testing.T, err error) {
+	t.Helper()
 	if err == nil {
-		return d
+		return
 	}
 	if os.Getenv("KIGO_REQUIRE_GPU") == "1" || !errors.Is(err, driver.ErrNoDriver) && !errors.Is(err, driver.ErrNoDevice) {
 		t.Fatal(err)
 	}
 	t.Skipf("no GPU: %v", err)
-	return nil
 }
 
 // A product rounds what enters it to float16: 2^-12 relative at most. Over the

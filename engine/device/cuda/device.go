@@ -35,6 +35,8 @@ type Config struct {
 	lanes      int // for uploading; 0: maxLanes
 	logitBytes int // of logits that are computed at a time; 0: logitBytes
 	chunkBytes int // of a KV cache's memory that is mapped at a time; 0: chunkBytes
+
+	unrecorded bool // no step is captured as a graph
 }
 
 // leastMajor is the compute capability's major number from which on the kernels

@@ -138,6 +138,12 @@ func WithLogitBytes(cfg Config, bytes int) Config {
 	return cfg
 }
 
+// Unrecorded is a configuration without graphs.
+func Unrecorded(cfg Config) Config {
+	cfg.unrecorded = true
+	return cfg
+}
+
 // Graphs is how many recorded steps an executable has.
 func Graphs(e device.Executable) (n int) {
 	for _, g := range e.(*executable).graphs {

@@ -20,7 +20,7 @@ type graphKey struct{ rows, splits, logits int }
 
 // recorded says whether steps of the shape are captured.
 func (x *executable) recorded(s *stepShape) bool {
-	return s.single && s.rows <= graphRows && s.logits <= x.logitRows && !x.watched()
+	return s.single && s.rows <= graphRows && s.logits <= x.logitRows && !x.watched() && !x.dev.cfg.unrecorded
 }
 
 // fill raises the numbers of rows to those of the next size of graphs: sequences

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -18,25 +19,47 @@ import (
 	"kigo/kernels"
 )
 
-// everyKernel runs small steps on a device until every kernel has run: each format's
-// products and attention for every size of head, with numbers of rows for which
-// kernels of their own are there. It is the part of the tests that is short enough
-// for compute-sanitizer; what the results are is the business of the others, beyond
-// being numbers.
-func everyKernel(t *testing.T, dev device.Device) {
-	t.Helper()
+// A kernelCase is a program whose steps reach some of the kernels.
+type kernelCase struct {
+	name string
+	rows []int // of its steps
+	make func(t *testing.T) (*device.Program, *tensors)
+}
+
+// kernelCases are small programs that together reach every kernel: each format's
+// products and attention for every size of head, with numbers of rows for which kernels
+// of their own are there. They are the part of the tests that is short enough for
+// compute-sanitizer; what the results are is the business of the others, beyond being
+// numbers. Their names are words, by which gpu-test.sh runs each in a process of its own.
+func kernelCases() (cases []kernelCase) {
+	add := func(name string, rows []int, typ quant.Type, width, heads, kvHeads, dim, hidden int) {
+		cases = append(cases, kernelCase{name, rows, func(t *testing.T) (*device.Program, *tensors) {
+			return layerOf(t, typ, 40, width, heads, kvHeads, dim, hidden)
+		}})
+	}
 	for _, f := range quant.All() {
-		p, s := layerOf(t, f.Type, 40, 256, 8, 2, 32, 256)
-		everyStep(t, dev, f.Name, p, s, []int{1, 3, 20, 40, 70})
+		add(f.Name, []int{1, 3, 20, 40, 70}, f.Type, 256, 8, 2, 32, 256)
 	}
 	for _, dim := range []int{32, 64, 96, 128, 256} {
-		p, s := layerOf(t, quant.Q8_0, 40, 64, 4, 1, dim, 64)
-		everyStep(t, dev, fmt.Sprint("heads of ", dim), p, s, []int{1, 10})
+		add(fmt.Sprint("heads_of_", dim), []int{1, 10}, quant.Q8_0, 64, 4, 1, dim, 64)
 	}
-	p, s := layerOf(t, quant.F16, 40, 64, 2, 2, 64, 64) // heads that share nothing
-	everyStep(t, dev, "heads alone", p, s, []int{1, 10})
-	p, s = twoFormats(t)
-	everyStep(t, dev, "gate of two formats", p, s, []int{1, 20})
+	add("heads_alone", []int{1, 10}, quant.F16, 64, 2, 2, 64, 64) // that share nothing
+	add("shared_tiles", []int{3}, quant.F16, 64, 2, 1, 32, 2048)  // two blocks of few for each
+	return append(cases, kernelCase{"two_formats", []int{1, 20}, twoFormats})
+}
+
+// everyKernel runs the cases, and says how many were asked for by -run.
+func everyKernel(t *testing.T, dev device.Device, then func(t *testing.T)) (ran int) {
+	t.Helper()
+	for _, c := range kernelCases() {
+		t.Run(c.name, func(t *testing.T) {
+			ran++
+			p, s := c.make(t)
+			everyStep(t, dev, c.name, p, s, c.rows)
+			then(t)
+		})
+	}
+	return ran
 }
 
 // everyStep runs the program with so many rows, as rows of one sequence, and as one
@@ -197,61 +220,93 @@ func reached(t *testing.T, launched map[string]bool, major, minor int) {
 	}
 }
 
-// The steps of everyKernel reach them all: found on the scripted driver, so that a
+// The steps of the cases reach them all: found on the scripted driver, so that a
 // kernel which nothing reaches shows where there is no GPU.
 func TestEveryKernelIsReached(t *testing.T) {
 	if testing.Short() {
 		t.Skip("not with -short: arithmetic only")
 	}
 	g := newFakeGPU()
-	d, err := g.open(cuda.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	everyKernel(t, d)
-	if err := d.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testEveryKernel(t, g)
 	if err := g.Check(); err != nil {
 		t.Error(err)
 	}
-	launched := map[string]bool{}
-	for _, c := range g.TakeCalls() {
-		if name, ok := strings.CutPrefix(c, "Launch "); ok {
-			launched[name] = true
-		}
-	}
-	reached(t, launched, 9, 0)
 }
 
 // The same on a GPU, under compute-sanitizer if somebody asks for it.
 func TestEveryKernel(t *testing.T) {
-	open(t, cuda.Config{}).Close() // or skip
 	drv, err := driver.Open()
-	if err != nil {
-		t.Fatal(err)
+	needGPU(t, err)
+	testEveryKernel(t, drv)
+}
+
+func testEveryKernel(t *testing.T, drv driver.Driver) {
+	t.Helper()
+	r := &recorder{Driver: drv, names: map[driver.Function]string{}, launched: map[string]bool{}}
+	cfg := cuda.Config{}
+	for word := range strings.SplitSeq(os.Getenv(plainVariable), ",") {
+		switch word {
+		case "":
+		case "memory":
+			r.memory = true
+		case "launch":
+			r.launch = true
+		case "graphs":
+			cfg = cuda.Unrecorded(cfg)
+		case "cluster":
+			r.cluster = true
+		case "sync":
+			r.sync, cfg = true, cuda.Unrecorded(cfg) // a capture cannot wait
+		default:
+			t.Fatalf("%s: there is no %q", plainVariable, word)
+		}
 	}
+	d, err := cuda.OpenOn(cfg, r)
+	needGPU(t, err)
 	props, err := drv.Properties(0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &recorder{Driver: drv, names: map[driver.Function]string{}, launched: map[string]bool{}}
-	d, err := cuda.OpenOn(cuda.Config{}, r)
-	if err != nil {
-		t.Fatal(err)
+	all := map[string]bool{}
+	ran := everyKernel(t, d, func(t *testing.T) {
+		t.Logf("kernels: %s", strings.Join(slices.Sorted(maps.Keys(r.launched)), " "))
+		maps.Copy(all, r.launched)
+		clear(r.launched)
+	})
+	if t.Failed() {
+		return // the GPU may be lost, and what is open holds its memory
 	}
-	everyKernel(t, d)
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	reached(t, r.launched, props.Major, props.Minor)
+	if ran == len(kernelCases()) {
+		reached(t, all, props.Major, props.Minor)
+	}
 }
 
-// recorder notes which kernels are launched, from one goroutine.
+// plainVariable lists what the device is to do without in these tests, so that a tool
+// which stumbles over one thing can look at the rest: memory (that is mapped behind
+// reserved addresses), launch (of a kernel before its predecessor's end), graphs,
+// cluster. With sync it waits after every launch, and an error names the kernel.
+const plainVariable = "KIGO_TEST_PLAIN"
+
+// recorder notes which kernels are launched, from one goroutine, and takes away what
+// the tests are to do without.
 type recorder struct {
 	driver.Driver
-	names    map[driver.Function]string
-	launched map[string]bool
+	names                         map[driver.Function]string
+	launched                      map[string]bool
+	memory, launch, cluster, sync bool
+}
+
+func (r *recorder) Properties(ordinal int) (driver.Properties, error) {
+	p, err := r.Driver.Properties(ordinal)
+	p.VirtualMemory = p.VirtualMemory && !r.memory
+	if r.cluster {
+		// Only where multiprocessors are idle do blocks of wide form clusters.
+		p.Clusters, p.SMs = false, 1
+	}
+	return p, err
 }
 
 func (r *recorder) Function(m driver.Module, name string) (driver.Function, error) {
@@ -262,5 +317,17 @@ func (r *recorder) Function(m driver.Module, name string) (driver.Function, erro
 
 func (r *recorder) Launch(f driver.Function, l *driver.Launch, params unsafe.Pointer) error {
 	r.launched[r.names[f]] = true
-	return r.Driver.Launch(f, l, params)
+	how := *l
+	how.Dependent = l.Dependent && !r.launch
+	if r.cluster && l.Cluster != 0 {
+		return fmt.Errorf("kernel %s: a cluster of %d", r.names[f], l.Cluster)
+	}
+	err := r.Driver.Launch(f, &how, params)
+	if err == nil && r.sync {
+		err = r.SyncStream(l.Stream)
+	}
+	if err != nil {
+		return fmt.Errorf("kernel %s: %w", r.names[f], err)
+	}
+	return nil
 }
