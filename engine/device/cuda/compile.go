@@ -278,7 +278,7 @@ func (x *executable) layOut(a *arena) {
 			x.vectors[device.TensorID(id)] = a.take(4 * uint64(t.Rows*t.Cols))
 		}
 	}
-	most := uint64(stageRows(x.opt.MaxRows))
+	most := uint64(x.stageRows(x.opt.MaxRows))
 	x.half = a.take(2 * most * uint64(stride(widest)))
 	x.scales = a.take(4 * n)
 	x.largest = a.take(4 * uint64(len(x.ups)))

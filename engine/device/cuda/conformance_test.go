@@ -2,6 +2,7 @@ package cuda_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"testing"
 
@@ -41,6 +42,17 @@ func TestConformance(t *testing.T) {
 	shared := open(t, cuda.Config{})
 	t.Cleanup(func() { shared.Close() })
 	devicetest.Run(t, func(t *testing.T) device.Device { return keepOpen{shared} }, devicetest.Bounds{Float: 8e-4, Quantized: 2e-3})
+}
+
+// Which of the kernels for many rows is taken is a question of time alone.
+func TestBitsOfEveryWide(t *testing.T) {
+	for _, rows := range []int{32, 64, 128} {
+		t.Run(fmt.Sprint(rows), func(t *testing.T) {
+			shared := open(t, cuda.WithWide(cuda.Config{}, rows))
+			t.Cleanup(func() { shared.Close() })
+			devicetest.Batches(t, func(t *testing.T) device.Device { return keepOpen{shared} })
+		})
+	}
 }
 
 // keepOpen lets the cases of the suite, which each open a device, share one:

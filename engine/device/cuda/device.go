@@ -37,6 +37,7 @@ type Config struct {
 	chunkBytes int // of a KV cache's memory that is mapped at a time; 0: chunkBytes
 
 	unrecorded bool // no step is captured as a graph
+	wideRows   int  // of the only kernel wide; 0: the one that should be done first
 }
 
 // leastMajor is the compute capability's major number from which on the kernels

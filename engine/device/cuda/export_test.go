@@ -144,6 +144,12 @@ func Unrecorded(cfg Config) Config {
 	return cfg
 }
 
+// WithWide is a configuration with one kernel wide alone, that for so many rows.
+func WithWide(cfg Config, rows int) Config {
+	cfg.wideRows = rows
+	return cfg
+}
+
 // Graphs is how many recorded steps an executable has.
 func Graphs(e device.Executable) (n int) {
 	for _, g := range e.(*executable).graphs {

@@ -23,6 +23,7 @@ import (
 type kernelCase struct {
 	name string
 	rows []int // of its steps
+	wide bool  // on a device that takes wide128 for all of more than a few
 	make func(t *testing.T) (*device.Program, *tensors)
 }
 
@@ -33,7 +34,7 @@ type kernelCase struct {
 // numbers. Their names are words, by which gpu-test.sh runs each in a process of its own.
 func kernelCases() (cases []kernelCase) {
 	add := func(name string, rows []int, typ quant.Type, width, heads, kvHeads, dim, hidden int) {
-		cases = append(cases, kernelCase{name, rows, func(t *testing.T) (*device.Program, *tensors) {
+		cases = append(cases, kernelCase{name: name, rows: rows, make: func(t *testing.T) (*device.Program, *tensors) {
 			return layerOf(t, typ, 40, width, heads, kvHeads, dim, hidden)
 		}})
 	}
@@ -43,15 +44,24 @@ func kernelCases() (cases []kernelCase) {
 	for _, dim := range []int{32, 64, 96, 128, 256} {
 		add(fmt.Sprint("heads_of_", dim), []int{1, 10}, quant.Q8_0, 64, 4, 1, dim, 64)
 	}
+	for _, f := range quant.All() {
+		if f.Type != quant.F32 {
+			add(f.Name+"_wide", []int{20}, f.Type, 256, 4, 2, 64, 256)
+			cases[len(cases)-1].wide = true
+		}
+	}
 	add("heads_alone", []int{1, 10}, quant.F16, 64, 2, 2, 64, 64) // that share nothing
 	add("shared_tiles", []int{3}, quant.F16, 64, 2, 1, 32, 2048)  // two blocks of few for each
-	return append(cases, kernelCase{"two_formats", []int{1, 20}, twoFormats})
+	return append(cases, kernelCase{name: "two_formats", rows: []int{1, 20}, make: twoFormats})
 }
 
-// everyKernel runs the cases, and says how many were asked for by -run.
-func everyKernel(t *testing.T, dev device.Device, then func(t *testing.T)) (ran int) {
+// everyKernel runs the cases for the device, and says how many were asked for by -run.
+func everyKernel(t *testing.T, dev device.Device, wide bool, then func(t *testing.T)) (ran int) {
 	t.Helper()
 	for _, c := range kernelCases() {
+		if c.wide != wide {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			ran++
 			p, s := c.make(t)
@@ -226,24 +236,61 @@ func TestEveryKernelIsReached(t *testing.T) {
 	if testing.Short() {
 		t.Skip("not with -short: arithmetic only")
 	}
-	g := newFakeGPU()
-	testEveryKernel(t, g)
-	if err := g.Check(); err != nil {
-		t.Error(err)
-	}
+	testEveryKernel(t, func() driver.Driver {
+		g := newFakeGPU()
+		t.Cleanup(func() {
+			if err := g.Check(); err != nil {
+				t.Error(err)
+			}
+		})
+		return g
+	})
 }
 
 // The same on a GPU, under compute-sanitizer if somebody asks for it.
 func TestEveryKernel(t *testing.T) {
-	drv, err := driver.Open()
-	needGPU(t, err)
-	testEveryKernel(t, drv)
+	testEveryKernel(t, func() driver.Driver {
+		drv, err := driver.Open()
+		needGPU(t, err)
+		return drv
+	})
 }
 
-func testEveryKernel(t *testing.T, drv driver.Driver) {
+func testEveryKernel(t *testing.T, open func() driver.Driver) {
 	t.Helper()
-	r := &recorder{Driver: drv, names: map[driver.Function]string{}, launched: map[string]bool{}}
-	cfg := cuda.Config{}
+	all, ran := map[string]bool{}, 0
+	var props driver.Properties
+	for _, wide := range []bool{false, true} {
+		r := &recorder{Driver: open(), names: map[driver.Function]string{}, launched: map[string]bool{}}
+		cfg := r.configure(t)
+		if wide {
+			cfg = cuda.WithWide(cfg, 128)
+		}
+		d, err := cuda.OpenOn(cfg, r)
+		needGPU(t, err)
+		if props, err = r.Driver.Properties(0); err != nil {
+			t.Fatal(err)
+		}
+		ran += everyKernel(t, d, wide, func(t *testing.T) {
+			t.Logf("kernels: %s", strings.Join(slices.Sorted(maps.Keys(r.launched)), " "))
+			maps.Copy(all, r.launched)
+			clear(r.launched)
+		})
+		if t.Failed() {
+			return // the GPU may be lost, and what is open holds its memory
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ran == len(kernelCases()) {
+		reached(t, all, props.Major, props.Minor)
+	}
+}
+
+// configure takes in what the device is to do without.
+func (r *recorder) configure(t *testing.T) (cfg cuda.Config) {
+	t.Helper()
 	for word := range strings.SplitSeq(os.Getenv(plainVariable), ",") {
 		switch word {
 		case "":
@@ -261,27 +308,7 @@ func testEveryKernel(t *testing.T, drv driver.Driver) {
 			t.Fatalf("%s: there is no %q", plainVariable, word)
 		}
 	}
-	d, err := cuda.OpenOn(cfg, r)
-	needGPU(t, err)
-	props, err := drv.Properties(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := map[string]bool{}
-	ran := everyKernel(t, d, func(t *testing.T) {
-		t.Logf("kernels: %s", strings.Join(slices.Sorted(maps.Keys(r.launched)), " "))
-		maps.Copy(all, r.launched)
-		clear(r.launched)
-	})
-	if t.Failed() {
-		return // the GPU may be lost, and what is open holds its memory
-	}
-	if err := d.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if ran == len(kernelCases()) {
-		reached(t, all, props.Major, props.Minor)
-	}
+	return cfg
 }
 
 // plainVariable lists what the device is to do without in these tests, so that a tool

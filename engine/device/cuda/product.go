@@ -56,6 +56,7 @@ type product struct {
 	tiles          int         // of all matrices; of one with a gate
 	clusters       map[int]int // of wide's blocks that fit on the GPU at one time, by their size
 	sharedLimit    int         // of a block's shared memory
+	wideRows       int         // see Config
 	one, few, many *launch[kernels.ProjectParams]
 	wide           [len(wideRows)]*launch[kernels.ProjectParams] // all are there, or many is
 }
@@ -122,7 +123,7 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 	if gated {
 		warps *= 2
 	}
-	pr := &product{tiles: int(params.Tiles), clusters: x.clusters, sharedLimit: x.dev.props.SharedPerBlockOptin}
+	pr := &product{tiles: int(params.Tiles), clusters: x.clusters, sharedLimit: x.dev.props.SharedPerBlockOptin, wideRows: x.dev.cfg.wideRows}
 	prepare := func(name string, threads, shared int) (*launch[kernels.ProjectParams], error) {
 		l, err := newLaunch(x.dev, name, threads, params)
 		if err != nil {
@@ -272,6 +273,9 @@ var wideStage = [len(wideRows)]int{23, 34, 46}
 func (pr *product) cheapest(rows int) (kernel, splits int) {
 	least := math.MaxInt
 	for i, high := range wideRows {
+		if pr.wideRows != 0 && high != pr.wideRows {
+			continue
+		}
 		p := &pr.wide[i].params
 		blocks := ceilDiv(rows, high) * ceilDiv(pr.tiles, pr.tilesOf(pr.wide[i]))
 		for n := 1; n <= min(maxCluster, int(p.Segments)); n *= 2 {
@@ -310,7 +314,7 @@ func (pr *product) run(x *executable, rows int, pick uint64) error {
 	l := pr.takes(rows)
 	switch {
 	case pr.isWide(l):
-		pr.spread(rows)
+		pr.spread(x, rows)
 	case l == pr.many:
 		l.grid(ceilDiv(rows, manyRows), ceilDiv(pr.tiles, pr.tilesOf(l)), 1)
 	}
@@ -319,10 +323,10 @@ func (pr *product) run(x *executable, rows int, pick uint64) error {
 }
 
 // spread sets the grid of the cheapest wide.
-func (pr *product) spread(rows int) {
+func (pr *product) spread(x *executable, rows int) {
 	i, splits := pr.cheapest(rows)
 	l, high := pr.wide[i], wideRows[i]
-	l.params.StageRows = uint32(stageRows(rows))
+	l.params.StageRows = uint32(x.stageRows(rows))
 	l.grid(ceilDiv(rows, high)*splits, ceilDiv(pr.tiles, pr.tilesOf(l)), 1)
 	l.how.Cluster, l.how.Shared = 0, uint32(wideShared(high, splits, int(l.params.Segments)))
 	if splits > 1 {
@@ -349,10 +353,10 @@ func (x *executable) countClusters(l *launch[kernels.ProjectParams]) error {
 }
 
 // stageRows is how many rows a stage of wide has (PrepareParams.stage_rows): enough for
-// every kernel wide.
-func stageRows(rows int) int {
+// every kernel that may be chosen.
+func (x *executable) stageRows(rows int) int {
 	for _, high := range wideRows {
-		if rows <= high {
+		if rows <= high && high >= x.dev.cfg.wideRows {
 			return high
 		}
 	}
@@ -387,7 +391,7 @@ func (x *executable) prepareFor(l *launch[kernels.PrepareParams], rows int, want
 	for _, pr := range products {
 		k := pr.takes(rows)
 		if pr.isWide(k) {
-			wanted, l.params.StageRows = true, uint32(stageRows(rows))
+			wanted, l.params.StageRows = true, uint32(x.stageRows(rows))
 		}
 		wanted = wanted || k == pr.many
 	}

@@ -55,6 +55,12 @@ func Choose(t *testing.T, open func(t *testing.T) device.Device) {
 	t.Run("Draws", s.draw)
 }
 
+// Batches is the part of Run that says that a row has the same bits in any company, for
+// a device that is made to multiply in one of several ways.
+func Batches(t *testing.T, open func(t *testing.T) device.Device) {
+	(&suite{open: open}).batches(t)
+}
+
 type suite struct {
 	open   func(t *testing.T) device.Device
 	bounds Bounds
