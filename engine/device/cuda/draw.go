@@ -73,6 +73,12 @@ func (c *drawing) takeHost(d *Device) (err error) {
 // the next piece of the step.
 func (x *executable) Draw(wants []device.Draw) ([]int32, error) {
 	c := &x.drawing
+	if err := x.open("draw"); err != nil {
+		return nil, err
+	}
+	if err := x.passed("draw"); err != nil {
+		return nil, err
+	}
 	if err := c.check(wants, x.shape.logits, x.prog.Vocab); err != nil {
 		return nil, err
 	}
@@ -230,7 +236,7 @@ func (x *executable) drawHeld(at int, wants []device.Draw, part []int) error {
 		if !l.needed {
 			continue
 		}
-		l.launch.params.Best = x.best + uint64(8*at)
+		l.launch.params.Best = x.now().best + uint64(8*at)
 		if err := start(d, l.launch.grid(l.blocks, n, 1), d.stream); err != nil {
 			return err
 		}
