@@ -108,15 +108,21 @@ func (s *Sampler) Sample(logits []float32, history []int32, position int) (int32
 func (s *Sampler) TakesLargest(id int32, logit float32, position int) bool {
 	p := &s.params
 	switch {
-	case p.Temperature != 0, len(p.LogitBias) > 0,
-		p.RepetitionPenalty != 1, p.PresencePenalty != 0, p.FrequencyPenalty != 0,
-		int(id) >= s.vocab, !allows(s.allowed, int(id)),
+	case !s.Greedy(), int(id) >= s.vocab, !allows(s.allowed, int(id)),
 		!(logit >= -math.MaxFloat32 && logit <= math.MaxFloat32):
 		return false
 	case p.IgnoreEnd, position < p.MinTokens:
 		return !slices.Contains(s.ends, id)
 	}
 	return true
+}
+
+// Greedy says whether nothing is drawn and no logit is changed, so that Sample chooses the
+// token of the largest logit unless that one is barred.
+func (s *Sampler) Greedy() bool {
+	p := &s.params
+	return p.Temperature == 0 && len(p.LogitBias) == 0 &&
+		p.RepetitionPenalty == 1 && p.PresencePenalty == 0 && p.FrequencyPenalty == 0
 }
 
 // edit changes logits until restore.
