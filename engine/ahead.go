@@ -3,11 +3,14 @@ package engine
 import (
 	"fmt"
 	"time"
+
+	"kigo/engine/sample"
 )
 
 // A step begins before the host has seen the tokens of the one before it, so that the
-// device does not wait: where every sequence takes the token of the largest logit, that
-// stays on the device, which goes on with it, and the host reads one step late. A sequence
+// device does not wait: where every sequence takes the token of the largest logit, or one
+// whose drawing depends on nothing but its position, that stays on the device, which goes
+// on with it, and the host reads one step late. A sequence
 // that turns out to have ended has had a row for nothing; one whose token is another one
 // has it computed again.
 
@@ -15,9 +18,9 @@ import (
 // way then leave room for as many as there may be before a sequence is paused.
 const leastAhead = 5
 
-// beginAhead begins the step after one that is under way, if all tokens that this one
-// brings are, or nearly always, those of the largest logits, with which the device can go
-// on; and if nobody else waits for a turn.
+// beginAhead begins the step after one that is under way, if the device knows all tokens
+// that this one brings, or nearly always, and can go on with them; and if nobody else waits
+// for a turn.
 func (o *owner) beginAhead(b *batch) (after *batch) {
 	m := b.model
 	if o.engine.cfg.StreamBuffer < leastAhead || !b.foreseen() {
@@ -94,14 +97,14 @@ func (o *owner) abandon() {
 	if b := o.flying; b != nil {
 		o.flying = nil
 		b.model.sched.Failed(b.plan)
-		clear(b.parts)
-		b.parts = b.parts[:0]
+		b.clear()
 	}
 }
 
-// foresight is whether steps can go on with the largest logit's token before anybody has
-// seen it. Where the tokens that end a text are barred, one of them may be the largest:
-// whoever has missed a token so is likely to miss the next ones.
+// foresight is whether steps can go on with tokens before anybody has seen them. A token
+// is missed where the largest logit's is barred, or where the device cannot tell the drawn
+// one for little, because too many are alike: whoever has missed one is likely to miss the
+// next ones.
 type foresight struct {
 	missed int // times
 	blind  int // so many tokens are waited for
@@ -113,7 +116,24 @@ func (f *foresight) miss() {
 	f.blind = 1 << min(f.missed, 6)
 }
 
-// foresees says whether the device can go on with the token of the largest logit.
+// foresees says whether the device can go on with the sequence's next token.
 func (q *sequence) foresees() bool {
-	return q.logprobs < 0 && q.foresight.blind == 0 && q.sampler.Greedy()
+	return q.logprobs < 0 && q.foresight.blind == 0 && q.sampler.Foreseeable()
+}
+
+// planAhead says how the token after so many generated ones is drawn, where that does not
+// depend on what these are; nil where it does, or where the largest logit is enough: also
+// where tokens are barred, as long as none of these was the largest.
+func (q *sequence) planAhead(position int) *sample.Plan {
+	if q.logprobs >= 0 || !q.sampler.Foreseeable() {
+		return nil
+	}
+	if q.sampler.Greedy() && (!q.sampler.BarsEnds(position) || q.foresight.missed == 0) {
+		return nil
+	}
+	p, ok := q.sampler.Plan(nil, position)
+	if !ok {
+		return nil
+	}
+	return p
 }

@@ -47,8 +47,9 @@ func tinyModel(t *testing.T) engine.LoadRequest {
 	return engine.LoadRequest{Name: "tiny", File: tinyFile(t, 1)}
 }
 
-// foreseen has requests choose the largest logits, in the ways of which that is known
-// before: with nothing barred, and with ends barred always or at first.
+// foreseen has requests choose tokens in the ways with which a device can go on: the
+// largest logit's with nothing barred, and with ends barred always or at first, and drawn
+// ones.
 func foreseen(requests []engine.Request) []engine.Request {
 	for i := range requests {
 		r := &requests[i]
@@ -56,6 +57,9 @@ func foreseen(requests []engine.Request) []engine.Request {
 		r.Sampling = sample.Params{TypicalP: 1, TopP: 1, RepetitionPenalty: 1, IgnoreEnd: i%3 == 1}
 		if i%3 == 2 {
 			r.Sampling.MinTokens = 4
+		}
+		if i%4 == 1 {
+			r.Sampling.Temperature, r.Sampling.TopK, r.Sampling.Seed = 0.8, 40, uint64(i)
 		}
 		if i%7 == 3 {
 			r.Stop = []string{"e "}
@@ -138,12 +142,14 @@ func TestStepsBeginAhead(t *testing.T) {
 	if ahead := s.StepsAhead.Load(); ahead != 199 || s.Missed.Load() != 0 {
 		t.Errorf("%d steps began ahead, %d tokens were missed", ahead, s.Missed.Load())
 	}
-	// The next token of one who draws is waited for.
-	r = pacedRequest(1, 5, 0, 50)
-	r.Sampling.Temperature, r.Sampling.TopK = 0.001, 1
-	w, err = readWhole(t.Context(), submit(t, e, r))
-	if err != nil || !slices.Equal(w.ids, pacedText(r.Tokens, 50)) || s.StepsAhead.Load() != 199 {
-		t.Errorf("%v, %v, %d steps began ahead", w.ids, err, s.StepsAhead.Load())
+	// So do those of one who draws, but not where what was drawn before matters.
+	for i, penalty := range []float32{1, 1.5} {
+		r = pacedRequest(1+i, 5, 0, 50)
+		r.Sampling.Temperature, r.Sampling.TopK, r.Sampling.RepetitionPenalty, r.Sampling.IgnoreEnd = 0.001, 1, penalty, false
+		w, err = readWhole(t.Context(), submit(t, e, r))
+		if err != nil || !slices.Equal(w.ids, pacedText(r.Tokens, 50)) || s.StepsAhead.Load() != 199+49 || s.Missed.Load() != 0 {
+			t.Errorf("%v, %v, %d steps began ahead", w.ids, err, s.StepsAhead.Load())
+		}
 	}
 }
 

@@ -11,7 +11,8 @@ import (
 )
 
 // choice is memory for choosing the next tokens of a step's sequences. Of most rows the
-// device finds the largest logit, or draws the token; of some all logits are needed.
+// device finds the largest logit, or draws the token with the step; for some it is asked
+// to draw afterwards, or for all logits.
 type choice struct {
 	draws []device.Draw
 	of    []*part // whose draws they are
@@ -38,7 +39,8 @@ const (
 )
 
 // chooseOn waits for a step that has begun and chooses its sequences' next tokens. Once it
-// is passed by the one after it, the largest logits are all that can be had.
+// is passed by the one after it, the largest logits and what was drawn with it are all that
+// can be had.
 func (o *owner) chooseOn(b *batch, passed bool) error {
 	c := b.on
 	var largest []device.Ranked
@@ -49,6 +51,7 @@ func (o *owner) chooseOn(b *batch, passed bool) error {
 		return err
 	}
 	o.stepEnded(b)
+	drawn := c.Drawn()
 	k := &b.choice
 	k.of, k.full = k.of[:0], k.full[:0]
 	for i := range b.parts {
@@ -57,6 +60,10 @@ func (o *owner) chooseOn(b *batch, passed bool) error {
 		case p.q.ended, p.void:
 		case p.prompt:
 			k.full = append(k.full, piece{p: p, count: p.count})
+		case p.draw >= 0 && drawn[p.draw] >= 0:
+			p.id = drawn[p.draw]
+		case p.draw >= 0 && !passed:
+			k.full = append(k.full, piece{p: p, count: 1})
 		case p.q.takesLargest(l.ID, l.Logit):
 			p.id = l.ID
 		case passed:

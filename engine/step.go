@@ -37,6 +37,7 @@ type part struct {
 	prompt bool // they tell how likely the prompt's own tokens are
 	next   bool // the last one chooses a token
 
+	draw     int          // of the step's draws, the one that is for it; -1: none
 	plan     *sample.Plan // for the device
 	id       int32        // that was chosen; -1 as long as none is
 	missed   bool         // none can be: the logits are gone
@@ -177,8 +178,14 @@ func (o *owner) complete(b, after *batch) {
 	for i := range b.parts {
 		o.take(&b.parts[i], b.ended)
 	}
-	clear(b.parts) // which hold sequences
-	b.parts = b.parts[:0]
+	b.clear()
+}
+
+// clear forgets what holds sequences.
+func (b *batch) clear() {
+	clear(b.parts)
+	clear(b.step.Draws)
+	b.parts, b.step.Draws = b.parts[:0], b.step.Draws[:0]
 }
 
 // failed ends the sequences of steps, in their order, of which one has failed. So many of
@@ -214,8 +221,7 @@ func (o *owner) failed(err error, under int, steps ...*batch) {
 				o.end(q, fmt.Errorf("%w: %w", ErrInternal, err))
 			}
 		}
-		clear(b.parts)
-		b.parts = b.parts[:0]
+		b.clear()
 	}
 }
 
@@ -225,7 +231,7 @@ func (o *owner) fill(b *batch, m *served, plan *sched.Plan) {
 	stats := &o.engine.stats
 	stats.Preemptions.Add(uint64(len(plan.Preempted)))
 	s := &b.step
-	s.Tokens, s.Seqs, s.Logits = s.Tokens[:0], s.Seqs[:0], s.Logits[:0]
+	s.Tokens, s.Seqs, s.Logits, s.Draws = s.Tokens[:0], s.Seqs[:0], s.Logits[:0], s.Draws[:0]
 	b.parts = b.parts[:0]
 	now := time.Now()
 	for _, w := range plan.Work {
@@ -240,7 +246,7 @@ func (o *owner) fill(b *batch, m *served, plan *sched.Plan) {
 		}
 		prompt := min(max(q.prompt-w.Start, 0), w.Rows)
 		b.prompt, b.generated = b.prompt+prompt, b.generated+w.Rows-prompt
-		p := part{q: q, first: len(s.Logits), prompt: q.wantsPrompt(w.Start), next: w.Logits, id: -1}
+		p := part{q: q, first: len(s.Logits), prompt: q.wantsPrompt(w.Start), next: w.Logits, draw: -1, id: -1}
 		switch {
 		case p.prompt:
 			p.start, p.count = w.Start, w.Rows
@@ -251,9 +257,6 @@ func (o *owner) fill(b *batch, m *served, plan *sched.Plan) {
 		for r := range p.count {
 			s.Logits = append(s.Logits, row+r)
 		}
-		if p.count > 0 {
-			b.parts = append(b.parts, p)
-		}
 		known := min(w.Start+w.Rows, len(q.tokens))
 		s.Tokens = append(s.Tokens, q.tokens[w.Start:known]...)
 		if known < w.Start+w.Rows { // the step before brings it
@@ -262,6 +265,13 @@ func (o *owner) fill(b *batch, m *served, plan *sched.Plan) {
 		if w.Logits {
 			q.coming++
 			q.row = p.first + p.count - 1
+			if plan := q.planAhead(w.Start + w.Rows - q.prompt); plan != nil && !p.prompt {
+				p.draw = len(s.Draws)
+				s.Draws = append(s.Draws, device.Draw{Row: q.row, Plan: plan})
+			}
+		}
+		if p.count > 0 {
+			b.parts = append(b.parts, p)
 		}
 		s.Seqs = append(s.Seqs, device.SeqRows{Rows: w.Rows, Start: w.Start, Blocks: w.Blocks})
 	}

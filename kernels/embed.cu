@@ -74,7 +74,7 @@ KIGO_KERNEL(dequantize, DequantizeParams) {
     }
 }
 
-// The token that a rank names is in the low half, inverted (see ranked in project.cuh).
+// The token that a rank names, the largest logit's or one that was drawn, is in the low half, inverted (see ranked in project.cuh).
 // Where nothing was ranked, or only what is no number, it may be any: token 0 then, whose
 // results nobody uses.
 __device__ __forceinline__ uint32_t token_of(const EmbedParams &p, uint32_t row) {

@@ -312,7 +312,7 @@ struct DrawState {
 
 struct DrawParams {
     uint64_t logits; // *float, rows of count
-    uint64_t best;   // *uint64 by row of logits: the product's largest
+    uint64_t best;   // *uint64 by row of logits: the product's largest; then with the drawn token
     uint64_t rows;   // *DrawRow by the launch's row
     uint64_t states; // *DrawState by row
     uint64_t bins;   // *uint64 by row, kDrawBins

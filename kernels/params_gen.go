@@ -287,7 +287,7 @@ type DrawState struct {
 
 type DrawParams struct {
 	Logits uint64 // *float, rows of count
-	Best   uint64 // *uint64 by row of logits: the product's largest
+	Best   uint64 // *uint64 by row of logits: the product's largest; then with the drawn token
 	Rows   uint64 // *DrawRow by the launch's row
 	States uint64 // *DrawState by row
 	Bins   uint64 // *uint64 by row, kDrawBins

@@ -217,11 +217,13 @@ type Chooser interface {
 	// The step is the caller's again at once. Two steps at most are under way, which is
 	// to say that Largest was not asked about them; a third is refused with ErrBadStep.
 	//
-	// A token -1-r stands for that of the largest logit, as Largest gives it, of row r of
-	// the step that was begun before, counted among the rows that it asked for; whether
-	// Largest was asked about that step or not. What it stands for where no logit of the
-	// row is a number is undefined, but is one of the vocabulary. After Run there is no
-	// such step.
+	// Its draws are made as Draw makes them, with the step; Drawn gives their results.
+	//
+	// A token -1-r stands for the one that the step begun before has of row r, counted
+	// among the rows that it asked for, whether Largest was asked about that step or not:
+	// the one drawn for the row if there is one, and else that of the largest logit, as
+	// Largest gives it. What it stands for where no logit of the row is a number is
+	// undefined, but is one of the vocabulary. After Run there is no such step.
 	Begin(step *Step) error
 
 	// Largest waits for the end of the step that began first of those under way, and
@@ -230,6 +232,11 @@ type Chooser interface {
 	// slice is valid until the next call of Largest, Begin or Run. With an error, too, the
 	// step is under way no more. Without a step under way it is ErrPassed.
 	Largest() ([]Ranked, error)
+
+	// Drawn gives the tokens that the step was begun to draw that Largest gave last, one
+	// for each of Step.Draws, by the rules of Draw: -1 where one cannot be told. The slice
+	// is valid as long as that of Largest.
+	Drawn() []int32
 
 	// Draw gives the tokens that sample.Sampler.Sample draws, one for each of wants, of
 	// which no two may ask for one row. A token is -1 when it cannot be told for less

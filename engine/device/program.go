@@ -136,6 +136,9 @@ type Step struct {
 	Tokens []int32 // one for each row, the sequences' rows after one another; for what is below 0 see Chooser
 	Seqs   []SeqRows
 	Logits []int // rows of which the logits are wanted, rising
+
+	// Draws are tokens to be drawn of some of the latter, for Chooser.Begin alone.
+	Draws []Draw
 }
 
 // SeqRows are the rows that one sequence has in a step.
@@ -184,6 +187,11 @@ func (s *Step) Check(vocab, maxRows, blockSize int, mapped []bool, before int) e
 			return bad("logits of row %d after row %d, of %d rows", r, last, len(s.Tokens))
 		}
 		last = r
+	}
+	for _, w := range s.Draws {
+		if w.Row < 0 || w.Row >= len(s.Logits) || w.Plan == nil {
+			return bad("a token of row %d of %d", w.Row, len(s.Logits))
+		}
 	}
 	return nil
 }

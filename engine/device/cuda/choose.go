@@ -20,12 +20,15 @@ func (x *executable) Begin(step *device.Step) error {
 	if x.under == len(x.turns) {
 		return fmt.Errorf("%w: two steps are under way", device.ErrBadStep)
 	}
+	if err := x.drawing.check(step.Draws, len(step.Logits), x.prog.Vocab); err != nil {
+		return fmt.Errorf("%w: %w", device.ErrBadStep, err)
+	}
 	unbind, err := x.perform(step, false)
 	if err != nil {
 		return err
 	}
 	defer unbind()
-	if err := x.rank(); err != nil {
+	if err := x.rank(step.Draws); err != nil {
 		return errors.Join(err, x.wait())
 	}
 	x.under++
@@ -33,8 +36,9 @@ func (x *executable) Begin(step *device.Step) error {
 	return nil
 }
 
-// rank has the largest logits of a step that was started be found and sent.
-func (x *executable) rank() error {
+// rank has the largest logits of a step that was started be found and sent, and then
+// tokens drawn, which take their places on the device.
+func (x *executable) rank(draws []device.Draw) error {
 	if err := x.last.computeRest(x); err != nil {
 		return err
 	}
@@ -43,6 +47,9 @@ func (x *executable) rank() error {
 		if err := d.drv.CopyToHost(t.ranks[:8*t.logits], driver.Ptr(t.best), d.stream); err != nil {
 			return d.wrap(err, "fetch the largest logits")
 		}
+	}
+	if err := x.drawBehind(draws); err != nil {
+		return err
 	}
 	return d.wrap(d.drv.Record(t.there, d.stream), "fetch the largest logits")
 }
@@ -108,13 +115,24 @@ func (x *executable) Largest() ([]device.Ranked, error) {
 	if err := x.dev.drv.SyncEvent(t.there); err != nil {
 		return nil, x.dev.wrap(err, "step of %d rows", t.rows)
 	}
-	x.busy = x.under > 0
+	x.busy, x.asked = x.under > 0, t
+	for j, id := range int32s(t.drawOut)[:len(t.wants)] {
+		t.drawn[t.wants[j]] = id
+	}
 	c := &x.choosing
 	c.largest = c.largest[:0]
 	for i := range t.logits {
 		c.largest = append(c.largest, unrank(binary.LittleEndian.Uint64(t.ranks[8*i:])))
 	}
 	return c.largest, nil
+}
+
+// Drawn is what came with what Largest has given.
+func (x *executable) Drawn() []int32 {
+	if x.asked == nil {
+		return nil
+	}
+	return x.asked.drawn
 }
 
 // unrank takes apart what ranked in kernels/project.cuh puts together.

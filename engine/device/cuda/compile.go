@@ -48,6 +48,7 @@ type executable struct {
 	turn  int     // which of them is the last one
 	under int     // steps that have begun and were not asked about
 	named int     // rows of the last one whose tokens the next one can name
+	asked *turn   // that Largest has given last
 
 	logitRows int // rows of logits that are computed at a time
 	held      int // the first of the step's rows whose logits are in logits
@@ -65,7 +66,11 @@ type executable struct {
 type turn struct {
 	best  uint64       // ranks of the largest logits, by row, until the step after the next one
 	ranks []byte       // the same, pinned
-	there driver.Event // they are there
+	there driver.Event // they are there, and so are the drawn tokens
+
+	drawIn, drawOut []byte  // pinned: see drawing
+	wants           []int   // of the step's draws, those whose tokens come there
+	drawn           []int32 // of each of the draws
 
 	rows, logits int
 }
@@ -241,8 +246,10 @@ func (x *executable) takeScratch() error {
 			return x.dev.wrap(err, "event for logits")
 		}
 	}
-	if err := x.drawing.takeHost(x.dev); err != nil {
-		return err
+	for i := range x.turns {
+		if err := x.drawing.takeHost(x.dev, &x.turns[i]); err != nil {
+			return err
+		}
 	}
 	return x.in.init(x.dev, x.opt.MaxRows, min(x.cache.blocks, 1<<20))
 }
@@ -425,7 +432,12 @@ func (x *executable) release() error {
 			t.there = 0
 		}
 	}
-	for _, b := range []*[]byte{&x.host, &x.turns[0].ranks, &x.turns[1].ranks, &x.drawing.in, &x.drawing.out} {
+	pinned := []*[]byte{&x.host}
+	for i := range x.turns {
+		t := &x.turns[i]
+		pinned = append(pinned, &t.ranks, &t.drawIn, &t.drawOut)
+	}
+	for _, b := range pinned {
 		if *b != nil {
 			errs = append(errs, x.dev.drv.HostFree(*b))
 			*b = nil

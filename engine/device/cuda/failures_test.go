@@ -162,6 +162,10 @@ func steps(x device.Executable, vocab int) error {
 		if err := c.Begin(token); err != nil {
 			return err
 		}
+		wide.Draws = nil
+		for row, p := range plans(vocab) {
+			wide.Draws = append(wide.Draws, device.Draw{Row: row, Plan: p})
+		}
 		if err := c.Begin(wide); err != nil {
 			return errors.Join(err, second(c.Largest()))
 		}

@@ -135,6 +135,9 @@ func (x *hostExec) Fetch(rows []int) ([]float32, error) {
 	if x.closed {
 		return nil, device.ErrClosed
 	}
+	if _, err := x.Chooser.Fetch(nil); err != nil {
+		return nil, err
+	}
 	for _, r := range rows {
 		if r < 0 || r >= x.rows {
 			return nil, errors.New("no such row")

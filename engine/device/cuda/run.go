@@ -63,6 +63,7 @@ func (x *executable) perform(step *device.Step, alone bool) (unbind func(), err 
 	}
 	x.turn = 1 - x.turn
 	x.in.take(x.turn)
+	x.drawing.in, x.drawing.out = x.now().drawIn, x.now().drawOut
 	x.shape, x.held = x.shapeOf(step), 0
 	x.now().rows, x.now().logits = x.shape.rows, x.shape.logits
 	launched := x.shape

@@ -13,9 +13,10 @@ import (
 )
 
 // Steps that begin before anybody has seen the tokens with which they go on give what the
-// same steps give one by one, logit for logit, while sequences come and go: the first rows
-// of one are a prompt, so that rows are not counted as those with logits are. Again and
-// again, since a device may prepare for what it has seen before.
+// same steps give one by one, logit for logit and drawn token for drawn token, while
+// sequences come and go: the first rows of one are a prompt, so that rows are not counted
+// as those with logits are. Again and again, since a device may prepare for what it has
+// seen before.
 func (s *suite) ahead(t *testing.T) {
 	for _, typ := range []quant.Type{quant.F16, quant.Q4_K} {
 		for _, n := range []int{1, 2, 7, 64} {
@@ -35,9 +36,9 @@ func (s *suite) ahead(t *testing.T) {
 				if !ok {
 					t.Skip("no device.Chooser")
 				}
-				want := newChain(n).waiting(t, c)
+				want := newChain(t, n).waiting(t, c)
 				for range 3 {
-					newChain(n).ahead(t, c, want)
+					newChain(t, n).ahead(t, c, want)
 				}
 				refusals(t, x, c)
 			})
@@ -60,13 +61,31 @@ type chained struct {
 	left  int // steps that it has yet, or with less than 0 that its place stays empty
 	at    int // tokens that were processed
 	row   int // of the logits of the latest step
+	draw  int // of its draws, or -1
 	token int32
+
+	sampler *sample.Sampler // of those who draw
 }
 
-func newChain(n int) *chain {
+// brought is what a step gives.
+type brought struct {
+	largest []device.Ranked
+	drawn   []int32
+}
+
+func newChain(t *testing.T, n int) *chain {
+	t.Helper()
 	c := &chain{places: make([]chained, n)}
 	for i := range c.places {
-		c.places[i].left = 2 + i*7%9
+		p := &c.places[i]
+		if p.left = 2 + i*7%9; i%3 != 1 && n > 1 {
+			continue
+		}
+		params := sample.Params{TypicalP: 1, TopP: 1, RepetitionPenalty: 1, Temperature: float32(i%2) * 2, TopK: i % 5 * 3, IgnoreEnd: i%4 == 0, Seed: uint64(i)}
+		var err error
+		if p.sampler, err = sample.New(params, 61, []int32{3, 17}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return c
 }
@@ -78,10 +97,10 @@ func (c *chain) step(ahead bool) *device.Step {
 		p := &c.places[i]
 		switch {
 		case p.left == 0 && i > 0:
-			*p = chained{count: p.count + 1, left: -1 - (p.count+i)%3}
+			*p = chained{count: p.count + 1, left: -1 - (p.count+i)%3, sampler: p.sampler}
 			continue
 		case p.left == 0:
-			*p = chained{count: p.count + 1, left: 5}
+			*p = chained{count: p.count + 1, left: 5, sampler: p.sampler}
 		case p.left < -1:
 			p.left++
 			continue
@@ -100,13 +119,19 @@ func (c *chain) step(ahead bool) *device.Step {
 		p.row = len(s.Logits)
 		s.Logits = append(s.Logits, len(s.Tokens)-1)
 		p.at += len(tokens)
+		if p.draw = -1; p.sampler != nil {
+			if plan, ok := p.sampler.Plan(nil, p.at); ok {
+				p.draw = len(s.Draws)
+				s.Draws = append(s.Draws, device.Draw{Row: p.row, Plan: plan})
+			}
+		}
 		p.left--
 	}
 	return s
 }
 
 // waiting runs the steps one by one.
-func (c *chain) waiting(t *testing.T, on device.Chooser) (all [][]device.Ranked) {
+func (c *chain) waiting(t *testing.T, on device.Chooser) (all []brought) {
 	t.Helper()
 	for range chainSteps {
 		if err := on.Begin(c.step(false)); err != nil {
@@ -116,10 +141,15 @@ func (c *chain) waiting(t *testing.T, on device.Chooser) (all [][]device.Ranked)
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, slices.Clone(largest))
+		drawn := slices.Clone(on.Drawn())
+		all = append(all, brought{slices.Clone(largest), drawn})
 		for i := range c.places {
-			if p := &c.places[i]; p.at > 0 {
-				p.token = largest[p.row].ID
+			p := &c.places[i]
+			if p.at == 0 {
+				continue
+			}
+			if p.token = largest[p.row].ID; p.draw >= 0 && drawn[p.draw] >= 0 {
+				p.token = drawn[p.draw]
 			}
 		}
 	}
@@ -127,7 +157,7 @@ func (c *chain) waiting(t *testing.T, on device.Chooser) (all [][]device.Ranked)
 }
 
 // ahead begins each step before the one before it is asked about.
-func (c *chain) ahead(t *testing.T, on device.Chooser, want [][]device.Ranked) {
+func (c *chain) ahead(t *testing.T, on device.Chooser, want []brought) {
 	t.Helper()
 	for n := range chainSteps + 1 {
 		if n < chainSteps {
@@ -136,6 +166,7 @@ func (c *chain) ahead(t *testing.T, on device.Chooser, want [][]device.Ranked) {
 				t.Fatal(err)
 			}
 			clear(s.Tokens)
+			clear(s.Draws)
 		}
 		if n == 0 {
 			continue
@@ -144,8 +175,8 @@ func (c *chain) ahead(t *testing.T, on device.Chooser, want [][]device.Ranked) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Equal(got, want[n-1]) {
-			t.Fatalf("step %d of a chain: %v, want %v", n-1, got, want[n-1])
+		if w := want[n-1]; !slices.Equal(got, w.largest) || !slices.Equal(on.Drawn(), w.drawn) {
+			t.Fatalf("step %d of a chain: %v and %v, want %+v", n-1, got, on.Drawn(), w)
 		}
 	}
 }
@@ -173,6 +204,9 @@ func refusals(t *testing.T, x *running, c device.Chooser) {
 	begin(first())
 	refused("a token of a row that is not there", c.Begin(oneOf([]int32{-2})), device.ErrBadStep)
 	refused("a token of a step that was begun, for Run", second(x.exec.Run(oneOf([]int32{-1}))), device.ErrBadStep)
+	refused("a draw of a row that is not there", c.Begin(&device.Step{
+		Tokens: []int32{1}, Seqs: first().Seqs, Logits: []int{0}, Draws: []device.Draw{{Row: 1, Plan: &sample.Plan{Vocab: 61, Least: 1}}},
+	}), device.ErrBadStep)
 	begin(first())
 	refused("a third step", c.Begin(first()), device.ErrBadStep)
 	for range 2 {

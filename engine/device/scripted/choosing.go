@@ -11,7 +11,7 @@ import (
 // Choosing is a device for tests of steps that begin while others are under way: all work
 // is done by another device that can only run them, and each step is run when somebody
 // asks about it, as late as that can be. So whatever the caller changes meanwhile of what
-// the step works on is seen. Draw leaves every token to the host.
+// the step works on is seen. Of the tokens to be drawn some are left to the host.
 type Choosing struct {
 	device.Device
 	steps, ahead atomic.Int64
@@ -46,6 +46,8 @@ type choosing struct {
 	asked  bool           // Fetch may be called
 	logits []float32      // of the step that was run last
 	best   []device.Ranked
+	drawn  []int32
+	next   []int32 // the tokens of the rows of that step
 }
 
 // check refuses a step that breaks the rules, where it can name so many rows of another.
@@ -72,6 +74,11 @@ func (x *choosing) Begin(step *device.Step) error {
 	for i := range own.Seqs {
 		own.Seqs[i].Blocks = slices.Clone(own.Seqs[i].Blocks)
 	}
+	for _, w := range step.Draws {
+		plan := *w.Plan
+		plan.Edits = slices.Clone(plan.Edits)
+		own.Draws = append(own.Draws, device.Draw{Row: w.Row, Plan: &plan})
+	}
 	x.under, x.rows, x.asked = append(x.under, own), len(step.Logits), false
 	return nil
 }
@@ -84,7 +91,7 @@ func (x *choosing) Largest() ([]device.Ranked, error) {
 	x.under = x.under[1:]
 	for i, t := range step.Tokens {
 		if t < 0 {
-			step.Tokens[i] = x.best[-1-t].ID
+			step.Tokens[i] = x.next[-1-t]
 		}
 	}
 	logits, err := x.Executable.Run(step)
@@ -92,7 +99,7 @@ func (x *choosing) Largest() ([]device.Ranked, error) {
 		return nil, err
 	}
 	x.logits, x.asked = append(x.logits[:0], logits...), true
-	x.best = nil
+	x.best, x.next = nil, nil
 	for row := x.logits; len(row) > 0; row = row[x.vocab:] {
 		at := 0
 		for id, v := range row[:x.vocab] {
@@ -101,15 +108,36 @@ func (x *choosing) Largest() ([]device.Ranked, error) {
 			}
 		}
 		x.best = append(x.best, device.Ranked{ID: int32(at), Logit: row[at]})
+		x.next = append(x.next, int32(at))
+	}
+	x.drawn = x.draw(step.Draws)
+	for i, w := range step.Draws {
+		if x.drawn[i] >= 0 {
+			x.next[w.Row] = x.drawn[i]
+		}
 	}
 	return x.best, nil
+}
+
+func (x *choosing) Drawn() []int32 { return x.drawn }
+
+// draw leaves a token in nine to the host.
+func (x *choosing) draw(wants []device.Draw) (ids []int32) {
+	for _, w := range wants {
+		id, err := w.Plan.Choose(x.logits[w.Row*x.vocab : (w.Row+1)*x.vocab])
+		if err != nil || w.Random%9 == 0 {
+			id = -1
+		}
+		ids = append(ids, id)
+	}
+	return ids
 }
 
 func (x *choosing) Draw(wants []device.Draw) ([]int32, error) {
 	if len(x.under) > 0 || !x.asked {
 		return nil, device.ErrPassed
 	}
-	return slices.Repeat([]int32{-1}, len(wants)), nil
+	return x.draw(wants), nil
 }
 
 func (x *choosing) Fetch(rows []int) ([]float32, error) {

@@ -158,6 +158,7 @@ type pacedExec struct {
 
 	steps  [2]pacedStep // the latest two, in turn
 	last   *pacedStep   // that began last
+	asked  *pacedStep   // that Largest gave last
 	under  int          // steps that were not asked about
 	drawn  []int32
 	logits []float32
@@ -168,6 +169,7 @@ type pacedExec struct {
 type pacedStep struct {
 	ends    time.Time
 	largest []device.Ranked
+	drawn   []int32
 }
 
 // other is the step that is not the one given.
@@ -230,6 +232,7 @@ func (x *pacedExec) Begin(step *device.Step) error {
 		now.largest = append(now.largest, device.Ranked{ID: x.d.pace.Next(h), Logit: 1})
 	}
 	x.last = now
+	now.drawn = now.draw(now.drawn[:0], step.Draws)
 	x.under++
 	x.d.under.Add(1)
 	return nil
@@ -248,6 +251,7 @@ func (x *pacedExec) Largest() ([]device.Ranked, error) {
 		of = x.other(x.last)
 	}
 	x.under--
+	x.asked = of
 	x.d.under.Add(-1)
 	time.Sleep(time.Until(of.ends))
 	return of.largest, nil
@@ -259,15 +263,27 @@ func (x *pacedExec) Draw(wants []device.Draw) ([]int32, error) {
 	if x.under > 0 || x.last == nil {
 		return nil, device.ErrPassed
 	}
-	x.drawn = x.drawn[:0]
+	x.drawn = x.last.draw(x.drawn[:0], wants)
+	return x.drawn, nil
+}
+
+func (s *pacedStep) draw(ids []int32, wants []device.Draw) []int32 {
 	for _, w := range wants {
 		id := int32(-1)
 		if w.Scale > 41 && len(w.Edits) == 0 && w.Allowed == nil {
-			id = x.last.largest[w.Row].ID
+			id = s.largest[w.Row].ID
 		}
-		x.drawn = append(x.drawn, id)
+		ids = append(ids, id)
 	}
-	return x.drawn, nil
+	return ids
+}
+
+// Drawn is by the rules of Draw.
+func (x *pacedExec) Drawn() []int32 {
+	if x.asked == nil {
+		return nil
+	}
+	return x.asked.drawn
 }
 
 // Fetch gives 1 to the next token and 0 to all others.

@@ -223,6 +223,8 @@ func (x *chooser) Largest() ([]device.Ranked, error) {
 	return x.on.Largest()
 }
 
+func (x *chooser) Drawn() []int32 { return x.on.Drawn() }
+
 func (x *chooser) Draw(wants []device.Draw) ([]int32, error) {
 	if err := x.d.before("Draw"); err != nil {
 		return nil, err
