@@ -11,7 +11,8 @@ import (
 )
 
 // choice is memory for choosing the next tokens of a step's sequences. Of most rows the
-// device finds the largest logit, or draws the token; of some all logits are needed.
+// device finds the largest logit, or draws the token with the step; for some it is asked
+// to draw afterwards, or for all logits.
 type choice struct {
 	draws []device.Draw
 	of    []*part // whose draws they are
@@ -37,26 +38,36 @@ const (
 	fullEach  = 2
 )
 
-// chooseOn waits for a step that has begun and chooses its sequences' next tokens.
-func (o *owner) chooseOn(b *batch, c device.Chooser) error {
+// chooseOn waits for a step that has begun and chooses its sequences' next tokens. Once it
+// is passed by the one after it, the largest logits and what was drawn with it are all that
+// can be had.
+func (o *owner) chooseOn(b *batch, passed bool) error {
+	c := b.on
 	var largest []device.Ranked
-	if err := o.inStep(b, b.begun, func() (err error) {
+	if err := o.inStep(b, o.began(b), func() (err error) {
 		largest, err = c.Largest()
 		return err
 	}); err != nil {
 		return err
 	}
 	o.stepEnded(b)
+	drawn := c.Drawn()
 	k := &b.choice
 	k.of, k.full = k.of[:0], k.full[:0]
 	for i := range b.parts {
 		p := &b.parts[i]
 		switch l := largest[p.first]; {
-		case p.q.ended:
+		case p.q.ended, p.void:
 		case p.prompt:
 			k.full = append(k.full, piece{p: p, count: p.count})
+		case p.draw >= 0 && drawn[p.draw] >= 0:
+			p.id = drawn[p.draw]
+		case p.draw >= 0 && !passed:
+			k.full = append(k.full, piece{p: p, count: 1})
 		case p.q.takesLargest(l.ID, l.Logit):
 			p.id = l.ID
+		case passed:
+			p.missed = true
 		default:
 			k.of = append(k.of, p)
 		}
@@ -208,6 +219,9 @@ func share(n, each int, f func(i int)) {
 // take makes what was chosen for a sequence part of it.
 func (o *owner) take(p *part, now time.Time) {
 	q := p.q
+	if p.next {
+		q.coming--
+	}
 	switch {
 	case q.ended:
 		return
@@ -277,10 +291,8 @@ func (o *owner) tell(q *sequence) {
 		o.finish(q, Event{End: end}, nil)
 		return
 	}
-	// The token that the step at hand will bring needs room, too.
-	if q.inStep {
-		held++
-	}
+	// The tokens that steps under way will bring need room, too.
+	held += q.coming
 	if _, paused := o.paused[q]; !paused && held >= o.engine.cfg.StreamBuffer && q.stream.wait() {
 		q.model.sched.Pause(q.id)
 		o.paused[q] = time.Now()

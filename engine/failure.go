@@ -69,5 +69,5 @@ func (e *Engine) free(m *served) error {
 
 // discard frees a model that was never put in service.
 func (e *Engine) discard(m *served) error {
-	return e.owner.call(func() error { return e.free(m) })
+	return e.owner.callAlone(func() error { return e.free(m) })
 }

@@ -91,8 +91,15 @@ func (o *owner) grow(m *served, blocks int) error {
 	return err
 }
 
-// trim gives back the memory of a model's cache in which nobody holds a block.
+// trim gives back the memory of a model's cache in which nobody holds a block, when no
+// step is under way.
 func (o *owner) trim(m *served) error {
+	if o.settle(); o.givenUp {
+		return errGivenUp
+	}
+	if failure := o.engine.failureNow(); failure != nil {
+		return failure
+	}
 	pool := m.sched.Pool()
 	before := m.cache.Bytes()
 	err := o.eachChunk(m, func(from, to int) error {

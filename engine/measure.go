@@ -52,7 +52,7 @@ func (e *Engine) Rates(ctx context.Context) (Rates, error) {
 // betweenSteps has the owner call f. With an error, what f writes is not to be
 // read: the owner may have been given up while it was in there.
 func (e *Engine) betweenSteps(ctx context.Context, f func() error) error {
-	return e.failBy(e.owner.call(func() error {
+	return e.failBy(e.owner.callAlone(func() error {
 		if err := e.failureNow(); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,8 +34,11 @@ type owner struct {
 	turn   int       // index in models of whose turn it is
 	paused map[*sequence]time.Time
 	nextID sched.ID
-	batch  batch       // the step at hand
 	news   []*sequence // whose readers are to be told of the latest step
+
+	batches [2]batch  // the memory of steps, used in turn
+	flying  *batch    // has begun, and was not waited for; nil: no step
+	ended   time.Time // when the latest step was over
 
 	givenUp bool // the goroutine's own in any case: it was given up, and must touch nothing
 }
@@ -81,6 +85,20 @@ func (o *owner) call(f func() error) error {
 	}
 }
 
+// callAlone is call for what must not be done beside a step.
+func (o *owner) callAlone(f func() error) error {
+	return o.call(func() error {
+		usable := o.engine.usable()
+		if o.settle(); o.givenUp {
+			return errGivenUp
+		}
+		if failure := o.engine.failureNow(); usable && failure != nil {
+			return failure // the step's
+		}
+		return f()
+	})
+}
+
 func (o *owner) wake() {
 	select {
 	case o.bell <- struct{}{}:
@@ -119,6 +137,9 @@ func (o *owner) loop() {
 		}
 		if closing {
 			o.endAll(ErrDraining)
+			if o.settle(); o.givenUp {
+				return
+			}
 			for _, m := range o.models {
 				o.free(m)
 			}
@@ -127,7 +148,9 @@ func (o *owner) loop() {
 			return
 		}
 		next := o.checkPaused(time.Now())
-		o.freeRetired()
+		if o.freeRetired(); o.givenUp {
+			return
+		}
 		next = earlier(next, o.giveBack(time.Now()))
 		if o.givenUp {
 			return
@@ -321,10 +344,17 @@ func (o *owner) unload(m *served) {
 	o.freeRetired()
 }
 
+// freeRetired frees models that nobody uses any more, when no step is under way.
 func (o *owner) freeRetired() {
+	unused := func(m *served) bool { return m.retired && len(o.engine.streamsOf(m)) == 0 }
+	if slices.ContainsFunc(o.models, unused) {
+		if o.settle(); o.givenUp {
+			return
+		}
+	}
 	kept := o.models[:0]
 	for _, m := range o.models {
-		if m.retired && len(o.engine.streamsOf(m)) == 0 {
+		if unused(m) {
 			o.free(m)
 		} else {
 			kept = append(kept, m)

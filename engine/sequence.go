@@ -40,7 +40,9 @@ type sequence struct {
 
 	news        news
 	promptEvent *Event // news of the prompt, which come first
-	inStep      bool   // it has a part in the step at hand
+	coming      int    // tokens that steps under way will bring
+	row         int    // of the logits of the latest step that brings one
+	foresight   foresight
 
 	detach    func() bool // from the request's context
 	ended     bool
@@ -124,6 +126,7 @@ func (q *sequence) accept(id int32, p []TokenLogprob, now time.Time) bool {
 		q.first = now
 	}
 	q.latest = now
+	q.foresight.blind = max(q.foresight.blind-1, 0)
 	q.news = news{some: true, id: id, index: len(q.tokens) - q.prompt, logprobs: p}
 	switch {
 	case slices.Contains(q.stopIDs, id):

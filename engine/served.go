@@ -184,13 +184,13 @@ func (e *Engine) build(ctx context.Context, p *plan, r LoadRequest, c *clock) (m
 		}
 	}
 	c.enter(StageCompile)
-	if err := e.owner.call(func() error {
+	if err := e.owner.callAlone(func() error {
 		return e.owner.inDevice(time.Now(), 0, func() error { return m.compile(e.dev, p, e.maxRows()) })
 	}); err != nil {
 		return m, err
 	}
 	c.enter(StageWarmUp)
-	if err := e.owner.call(func() error { return m.warmUp(e.owner) }); err != nil {
+	if err := e.owner.callAlone(func() error { return m.warmUp(e.owner) }); err != nil {
 		return m, fmt.Errorf("first token: %w", err)
 	}
 	if m.sched, err = sched.New(sched.Config{

@@ -17,6 +17,11 @@ type Stats struct {
 	StepRows [StepPhases]Sizes
 	StepSeqs Sizes // sequences that a step had rows of
 
+	// Of the steps, those that began while the one before them was under way, so that
+	// the device did not wait; and how often one of those went on with another token
+	// than the sequence has.
+	StepsAhead, Missed atomic.Uint64
+
 	PromptTokens   atomic.Uint64 // of all requests that have had a step
 	ComputedTokens atomic.Uint64 // of prompts, by steps; those from the prefix cache are none
 

@@ -52,7 +52,7 @@ func TestFailureWhileAStepIsWaitedFor(t *testing.T) {
 				r := pacedRequest(i, 10+i, 0, 400)
 				switch {
 				case i%2 == 0 && call == "Draw":
-					r.Sampling.Temperature, r.Sampling.TopK = 0.001, 1
+					r.Sampling.Temperature, r.Sampling.RepetitionPenalty = 0.001, 1.5
 				case i%2 == 0 && call == "Fetch":
 					r.Logprobs = 0
 				}

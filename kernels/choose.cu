@@ -371,7 +371,8 @@ KIGO_KERNEL(draw_sum, DrawParams, __launch_bounds__(THREADS)) {
         d.sums[blockIdx.x] = total;
 }
 
-// Gives each row's token, or -1 where the host has to look for itself.
+// Gives each row's token, or -1 where the host has to look for itself. It takes the place
+// of the largest logit's for the step that comes next (see embed.cu).
 // Grid: (1, rows).
 KIGO_KERNEL(draw_pick, DrawParams, __launch_bounds__(SORT_THREADS)) {
     let_next_start();
@@ -390,8 +391,12 @@ KIGO_KERNEL(draw_pick, DrawParams, __launch_bounds__(SORT_THREADS)) {
             [&](uint64_t) { return point - skipped; }, none));
     } else if (d.good())
         id = d.want.scale == 0 ? (int32_t)~(uint32_t)d.state.largest : (int32_t)d.state.id;
-    if (threadIdx.x == 0)
+    if (threadIdx.x == 0) {
         ((int32_t *)p.out)[blockIdx.y] = id;
+        uint64_t *best = (uint64_t *)p.best + d.want.row;
+        if (id >= 0)
+            *best = *best >> 32 << 32 | (uint32_t)~id;
+    }
     __syncthreads(); // the logits have been read
     const DrawEdit *edits = (const DrawEdit *)d.want.edits;
     for (uint32_t i = threadIdx.x; i < d.want.edited; i += SORT_THREADS)

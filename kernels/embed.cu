@@ -74,6 +74,15 @@ KIGO_KERNEL(dequantize, DequantizeParams) {
     }
 }
 
+// The token that a rank names, the largest logit's or one that was drawn, is in the low half, inverted (see ranked in project.cuh).
+// Where nothing was ranked, or only what is no number, it may be any: token 0 then, whose
+// results nobody uses.
+__device__ __forceinline__ uint32_t token_of(const EmbedParams &p, uint32_t row) {
+    int32_t token = ((const int32_t *)p.tokens)[row];
+    uint32_t id = token >= 0 ? (uint32_t)token : ~(uint32_t)((const uint64_t *)p.previous)[-1 - token];
+    return id < p.vocab ? id : 0;
+}
+
 // Grid: (columns / threads, rows).
 KIGO_KERNEL(embed, EmbedParams) {
     let_next_start();
@@ -82,7 +91,7 @@ KIGO_KERNEL(embed, EmbedParams) {
     if (col == 0 && row < p.clears)
         ((uint64_t *)p.clear)[row] = 0;
     if (col < p.table.cols)
-        ((float *)p.out)[(uint64_t)row * p.table.cols + col] = dequantized(p.table, ((const int32_t *)p.tokens)[row], col);
+        ((float *)p.out)[(uint64_t)row * p.table.cols + col] = dequantized(p.table, token_of(p, row), col);
 }
 
 // Cosine and sine of position * frequency, in double: at position 30,000 a

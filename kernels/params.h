@@ -128,11 +128,14 @@ struct DequantizeParams {
 
 struct EmbedParams {
     Layout table;
-    uint64_t tokens; // *int32, one for each row of the step
-    uint64_t out;    // *float, rows x cols
-    uint64_t clear;  // *uint64, set to 0 for each of the rows, but of clears at most
+    uint64_t tokens;   // *int32, one for each row of the step; -1-r: the largest logit's of row r of the step before
+    uint64_t out;      // *float, rows x cols
+    uint64_t previous; // *uint64, ranks of the largest logits of the step before
+    uint64_t clear;    // *uint64, set to 0 for each of the rows, but of clears at most
     uint32_t rows;
     uint32_t clears;
+    uint32_t vocab; // rows of the table
+    uint32_t padding;
 };
 
 struct AnglesParams {
@@ -318,7 +321,7 @@ struct DrawState {
 
 struct DrawParams {
     uint64_t logits; // *float, rows of count
-    uint64_t best;   // *uint64 by row of logits: the product's largest
+    uint64_t best;   // *uint64 by row of logits: the product's largest; then with the drawn token
     uint64_t rows;   // *DrawRow by the launch's row
     uint64_t states; // *DrawState by row
     uint64_t bins;   // *uint64 by row, kDrawBins

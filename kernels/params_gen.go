@@ -101,12 +101,15 @@ type DequantizeParams struct {
 }
 
 type EmbedParams struct {
-	Table  Layout
-	Tokens uint64 // *int32, one for each row of the step
-	Out    uint64 // *float, rows x cols
-	Clear  uint64 // *uint64, set to 0 for each of the rows, but of clears at most
-	Rows   uint32
-	Clears uint32
+	Table    Layout
+	Tokens   uint64 // *int32, one for each row of the step; -1-r: the largest logit's of row r of the step before
+	Out      uint64 // *float, rows x cols
+	Previous uint64 // *uint64, ranks of the largest logits of the step before
+	Clear    uint64 // *uint64, set to 0 for each of the rows, but of clears at most
+	Rows     uint32
+	Clears   uint32
+	Vocab    uint32 // rows of the table
+	Padding  uint32
 }
 
 type AnglesParams struct {
@@ -292,7 +295,7 @@ type DrawState struct {
 
 type DrawParams struct {
 	Logits uint64 // *float, rows of count
-	Best   uint64 // *uint64 by row of logits: the product's largest
+	Best   uint64 // *uint64 by row of logits: the product's largest; then with the drawn token
 	Rows   uint64 // *DrawRow by the launch's row
 	States uint64 // *DrawState by row
 	Bins   uint64 // *uint64 by row, kDrawBins
@@ -344,7 +347,7 @@ var table = [...]Kernel{
 	{Family: "choose", Name: "draw_weigh", Params: "DrawParams", Size: 72},
 	{Family: "embed", Name: "angles", Params: "AnglesParams", Size: 32},
 	{Family: "embed", Name: "dequantize", Params: "DequantizeParams", Size: 208},
-	{Family: "embed", Name: "embed", Params: "EmbedParams", Size: 216},
+	{Family: "embed", Name: "embed", Params: "EmbedParams", Size: 232},
 	{Family: "load", Name: "hash_tensor", Params: "HashParams", Size: 192},
 	{Family: "load", Name: "largest_scale", Params: "LargestScaleParams", Size: 208},
 	{Family: "load", Name: "repack", Params: "RepackParams", Size: 208},

@@ -14,6 +14,8 @@ var (
 	descStepTime   = desc("kigo_engine_step_seconds", "Time of a step of the device, by what its rows are: prefill, decode, or mixed.", "phase")
 	descStepRows   = desc("kigo_engine_step_rows", "Rows (tokens) of a step, by what they are: prefill, decode, or mixed.", "phase")
 	descStepSeqs   = desc("kigo_engine_step_sequences", "Sequences that a step has rows of.")
+	descAhead      = desc("kigo_engine_steps_ahead_total", "Steps that began while the one before them was under way, so that the device did not wait.")
+	descMissed     = desc("kigo_engine_missed_tokens_total", "Tokens that were computed again, because a step that began early went on with one that was barred.")
 	descPrompt     = desc("kigo_engine_prompt_tokens_total", "Tokens of the prompts of requests that have had a step.")
 	descComputed   = desc("kigo_engine_computed_prompt_tokens_total", "Prompt tokens that steps have computed; those from the prefix cache are none.")
 	descQueries    = desc("kigo_prefix_cache_queries_total", "Prompt tokens that were looked for in the prefix cache.")
@@ -33,7 +35,7 @@ var (
 	descVPrompt    = desc("vllm:prompt_tokens_total", "Tokens of the prompts of requests that have had a step.", "model_name")
 	descVGenerated = desc("vllm:generation_tokens_total", "Tokens generated.", "model_name")
 	allStatsDesc   = []*prometheus.Desc{
-		descStepTime, descStepRows, descStepSeqs, descPrompt, descComputed, descQueries, descHits, descPreempted, descRefused, descQueue, descFirst, descBetween,
+		descStepTime, descStepRows, descStepSeqs, descAhead, descMissed, descPrompt, descComputed, descQueries, descHits, descPreempted, descRefused, descQueue, descFirst, descBetween,
 		descRequest, descCancel, descEnded, descKVShare, descVQueries, descVHits, descVPreempted, descVPrompt, descVGenerated,
 	}
 )
@@ -59,6 +61,8 @@ func (c *statsCollector) Collect(out chan<- prometheus.Metric) {
 		histogram(descStepRows, s.StepRows[p].Read(), p.String())
 	}
 	histogram(descStepSeqs, s.StepSeqs.Read())
+	counter(descAhead, s.StepsAhead.Load())
+	counter(descMissed, s.Missed.Load())
 	histogram(descQueue, s.Queue.Read())
 	histogram(descFirst, s.FirstToken.Read())
 	histogram(descBetween, s.BetweenTokens.Read())

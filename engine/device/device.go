@@ -23,6 +23,10 @@ var (
 	ErrBadStep      = errors.New("invalid step")
 	ErrBadProgram   = errors.New("invalid program")
 
+	// ErrPassed says that logits are asked for that are gone, or not there yet: of a
+	// step that Largest was not asked about, or behind which another one has begun.
+	ErrPassed = errors.New("not the logits of the latest step")
+
 	// ErrLost is fatal: nothing works on the device any more, and nothing is
 	// called on it any more. A fault that leaves the context dead is one.
 	ErrLost = errors.New("nothing works on the device any more")
@@ -192,7 +196,8 @@ type Executable interface {
 	// asked for, len(step.Logits) x vocabulary, row-major, valid until the
 	// next Run. Keys and values of all rows are in the cache afterwards.
 	// A step that breaks the rules of Step is refused with ErrBadStep before
-	// anything is changed.
+	// anything is changed. Steps that were begun end first, and nobody can ask about
+	// them any more.
 	Run(step *Step) ([]float32, error)
 
 	// ScratchBytes is the memory taken for activations.
@@ -203,22 +208,43 @@ type Executable interface {
 
 // Chooser is an Executable that chooses among the logits where they are, so that
 // of most rows a few numbers travel. Not every device has something to gain by it.
+//
+// A step may begin while the one before it is under way, so that the device does not wait
+// for whoever looks at its results. Steps run one after another, in the order in which
+// they began.
 type Chooser interface {
 	// Begin starts a step, by the rules of Run, and does not wait for its end.
-	// The step is the caller's again at once; the logits stay where they are
-	// until the next Begin or Run, which wait for a step that is under way.
+	// The step is the caller's again at once. Two steps at most are under way, which is
+	// to say that Largest was not asked about them; a third is refused with ErrBadStep.
+	//
+	// Its draws are made as Draw makes them, with the step; Drawn gives their results.
+	//
+	// A token -1-r stands for the one that the step begun before has of row r, counted
+	// among the rows that it asked for, whether Largest was asked about that step or not:
+	// the one drawn for the row if there is one, and else that of the largest logit, as
+	// Largest gives it. What it stands for where no logit of the row is a number is
+	// undefined, but is one of the vocabulary. After Run there is no such step.
 	Begin(step *Step) error
 
-	// Largest waits for the step's end and gives the largest logit of each row
-	// that it asked for; of equal ones that of the lowest id. A NaN among the
-	// logits may be taken for the largest or passed over. The slice is valid
-	// until the next Begin or Run.
+	// Largest waits for the end of the step that began first of those under way, and
+	// gives the largest logit of each row that it asked for; of equal ones that of the
+	// lowest id. A NaN among the logits may be taken for the largest or passed over. The
+	// slice is valid until the next call of Largest, Begin or Run. With an error, too, the
+	// step is under way no more. Without a step under way it is ErrPassed.
 	Largest() ([]Ranked, error)
+
+	// Drawn gives the tokens that the step was begun to draw that Largest gave last, one
+	// for each of Step.Draws, by the rules of Draw: -1 where one cannot be told. The slice
+	// is valid as long as that of Largest.
+	Drawn() []int32
 
 	// Draw gives the tokens that sample.Sampler.Sample draws, one for each of wants, of
 	// which no two may ask for one row. A token is -1 when it cannot be told for less
 	// than all of the row's logits cost, or there is none, or a logit is not a number;
 	// Fetch does then. The slice is valid until the next call of any method.
+	//
+	// Draw and Fetch are about the step that Largest gave last. Its logits are gone when
+	// the next one has begun: while a step is under way both are refused with ErrPassed.
 	Draw(wants []Draw) ([]int32, error)
 
 	// Fetch gives the logits of some rows, which are counted among those that

@@ -133,9 +133,12 @@ func (*Logits) isOp()  {}
 
 // Step is what one run of a program works on: rows of one or more sequences.
 type Step struct {
-	Tokens []int32 // one for each row, the sequences' rows after one another
+	Tokens []int32 // one for each row, the sequences' rows after one another; for what is below 0 see Chooser
 	Seqs   []SeqRows
 	Logits []int // rows of which the logits are wanted, rising
+
+	// Draws are tokens to be drawn of some of the latter, for Chooser.Begin alone.
+	Draws []Draw
 }
 
 // SeqRows are the rows that one sequence has in a step.
@@ -146,8 +149,9 @@ type SeqRows struct {
 }
 
 // Check reports the first thing in the step that breaks its rules, where there is
-// memory for the blocks that mapped says.
-func (s *Step) Check(vocab, maxRows, blockSize int, mapped []bool) error {
+// memory for the blocks that mapped says, and the step before it has found the largest
+// logit of so many rows.
+func (s *Step) Check(vocab, maxRows, blockSize int, mapped []bool, before int) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrBadStep, fmt.Sprintf(format, args...))
 	}
@@ -155,7 +159,7 @@ func (s *Step) Check(vocab, maxRows, blockSize int, mapped []bool) error {
 		return bad("%d rows, want 1 to %d", len(s.Tokens), maxRows)
 	}
 	for i, t := range s.Tokens {
-		if t < 0 || int(t) >= vocab {
+		if int(t) < -before || int(t) >= vocab {
 			return bad("token %d of row %d is outside the vocabulary of %d", t, i, vocab)
 		}
 	}
@@ -183,6 +187,11 @@ func (s *Step) Check(vocab, maxRows, blockSize int, mapped []bool) error {
 			return bad("logits of row %d after row %d, of %d rows", r, last, len(s.Tokens))
 		}
 		last = r
+	}
+	for _, w := range s.Draws {
+		if w.Row < 0 || w.Row >= len(s.Logits) || w.Plan == nil {
+			return bad("a token of row %d of %d", w.Row, len(s.Logits))
+		}
 	}
 	return nil
 }

@@ -100,18 +100,20 @@ func (s *Sampler) filter(list shortlist) []candidate {
 			c[i].key = -float64(c[i].logit)
 		}
 	}
-	if p.TopP < 1 { // nucleus sampling (Holtzman et al., 2020)
+	if s.plan.TopP > 0 { // nucleus sampling (Holtzman et al., 2020)
 		if !list.sorted {
 			slices.SortFunc(c, byLogit)
 		}
 		c = c[:1+reach(c, share(s.plan.TopP, total))]
 	}
-	if p.MinP > 0 { // Nguyen et al., 2024
-		most := uint64(0)
-		for i := range c {
-			most = max(most, c[i].weight)
+	if least := s.plan.Least; least > 1 { // Nguyen et al., 2024
+		if p.TypicalP < 1 { // then the most likely token may be gone
+			most := uint64(0)
+			for i := range c {
+				most = max(most, c[i].weight)
+			}
+			least = share(units(p.MinP), most)
 		}
-		least := share(units(p.MinP), most)
 		c = slices.DeleteFunc(c, func(x candidate) bool { return x.weight < least })
 	}
 	return c

@@ -51,6 +51,13 @@ func (s *Sampler) Plan(history []int32, position int) (p *Plan, ok bool) {
 	return &s.plan, true
 }
 
+// Choose follows the plan, as a device does, and as Sample does for which it was made. The
+// logits are as before when it returns.
+func (p *Plan) Choose(logits []float32) (int32, error) {
+	s := Sampler{params: Params{TypicalP: 1}, vocab: p.Vocab, plan: *p}
+	return s.follow(logits[:p.Vocab])
+}
+
 // newPlan is what does not change from token to token.
 func newPlan(p *Params, vocab int) Plan {
 	plan := Plan{
@@ -75,7 +82,7 @@ func (s *Sampler) prepare(history []int32, position int) error {
 	s.plan.Allowed = s.allowed
 	s.plan.Random = random(p.Seed, uint64(position))
 	s.plan.Edits = s.biases
-	if p.IgnoreEnd || position < p.MinTokens {
+	if s.BarsEnds(position) {
 		s.plan.Edits = s.barring
 	}
 	if p.RepetitionPenalty == 1 && p.PresencePenalty == 0 && p.FrequencyPenalty == 0 {

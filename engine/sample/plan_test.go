@@ -166,3 +166,33 @@ func TestNoPlan(t *testing.T) {
 		t.Errorf("a vocabulary whose weights could overflow: %v", err)
 	}
 }
+
+// Whoever is foreseeable has the same plan whatever was generated, and others do not.
+func TestForeseeable(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 5))
+	counts := map[bool]int{}
+	logits := make([]float32, 500)
+	for range 2000 {
+		c := sampletest.New(rng, len(logits))
+		s, err := c.Sampler(len(logits))
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[s.Foreseeable()]++
+		if !s.Foreseeable() {
+			continue
+		}
+		sampletest.Fill(logits, rng.IntN(sampletest.Kinds), rng)
+		want, err := s.Sample(logits, c.History, c.Position)
+		p, ok := s.Plan(nil, c.Position)
+		if !ok {
+			t.Fatalf("%+v: no plan", c.Params)
+		}
+		if got, gotErr := p.Choose(logits); got != want || (err == nil) != (gotErr == nil) {
+			t.Fatalf("%+v: token %d (%v) by the plan, %d (%v) by the sampler", c.Params, got, gotErr, want, err)
+		}
+	}
+	if counts[true] == 0 || counts[false] == 0 {
+		t.Errorf("%v are foreseeable", counts)
+	}
+}

@@ -85,7 +85,11 @@ func (s *Sampler) Sample(logits []float32, history []int32, position int) (int32
 	if err := s.prepare(history, position); err != nil {
 		return -1, err
 	}
-	logits = logits[:s.vocab]
+	return s.follow(logits[:s.vocab])
+}
+
+// follow chooses a token by the plan.
+func (s *Sampler) follow(logits []float32) (int32, error) {
 	s.edit(logits)
 	defer s.restore(logits)
 	id, err := s.greedy(logits)
@@ -106,17 +110,34 @@ func (s *Sampler) Sample(logits []float32, history []int32, position int) (int32
 // largest, would choose it: nothing is drawn, no logit is changed, and the
 // token is not barred.
 func (s *Sampler) TakesLargest(id int32, logit float32, position int) bool {
-	p := &s.params
 	switch {
-	case p.Temperature != 0, len(p.LogitBias) > 0,
-		p.RepetitionPenalty != 1, p.PresencePenalty != 0, p.FrequencyPenalty != 0,
-		int(id) >= s.vocab, !allows(s.allowed, int(id)),
+	case !s.Greedy(), int(id) >= s.vocab, !allows(s.allowed, int(id)),
 		!(logit >= -math.MaxFloat32 && logit <= math.MaxFloat32):
 		return false
-	case p.IgnoreEnd, position < p.MinTokens:
+	case s.BarsEnds(position):
 		return !slices.Contains(s.ends, id)
 	}
 	return true
+}
+
+// Foreseeable says whether Plan is possible and depends on nothing but the position: not on
+// tokens that nobody may have seen yet.
+func (s *Sampler) Foreseeable() bool {
+	p := &s.params
+	return p.TypicalP >= 1 && p.RepetitionPenalty == 1 && p.PresencePenalty == 0 && p.FrequencyPenalty == 0
+}
+
+// BarsEnds says whether ends are barred after so many generated tokens.
+func (s *Sampler) BarsEnds(position int) bool {
+	return s.params.IgnoreEnd || position < s.params.MinTokens
+}
+
+// Greedy says whether nothing is drawn and no logit is changed, so that Sample chooses the
+// token of the largest logit unless that one is barred.
+func (s *Sampler) Greedy() bool {
+	p := &s.params
+	return p.Temperature == 0 && len(p.LogitBias) == 0 &&
+		p.RepetitionPenalty == 1 && p.PresencePenalty == 0 && p.FrequencyPenalty == 0
 }
 
 // edit changes logits until restore.

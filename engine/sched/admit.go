@@ -56,10 +56,11 @@ func (s *Scheduler) fits(q *sequence) (found int, ok bool) {
 
 // spare is how many blocks an admission leaves: one for each sequence that still
 // grows, so that it does not have to go again at once. paused is how many blocks
-// are with paused sequences.
+// are with paused sequences that no step in flight has rows of.
 func (s *Scheduler) spare() (spare, paused int) {
 	for _, q := range s.running {
 		switch {
+		case q.paused && q.inFlight > 0:
 		case q.paused:
 			paused += len(q.blocks)
 		case s.pool.BlocksFor(q.most-1) > len(q.blocks): // the last token is not processed

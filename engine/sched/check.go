@@ -12,7 +12,7 @@ func (s *Scheduler) Check() error {
 	if err := s.pool.Check(); err != nil {
 		return err
 	}
-	for _, check := range []func() error{s.checkPlaces, s.checkBlocks, s.checkQueues, s.checkTenants, s.checkDeadlines} {
+	for _, check := range []func() error{s.checkPlaces, s.checkFlights, s.checkBlocks, s.checkQueues, s.checkTenants, s.checkDeadlines} {
 		if err := check(); err != nil {
 			return fmt.Errorf("sched: %w", err)
 		}
@@ -70,9 +70,9 @@ func (s *Scheduler) checkPlaces() error {
 		default:
 			return fmt.Errorf("sequence %d, paused: %t, is not in place %d", id, q.paused, q.at)
 		}
-		if q.done < 0 || q.done > q.high || q.high > q.known || q.known > q.most || q.done > 0 && q.at != isRunning {
-			return fmt.Errorf("sequence %d in place %d: %d tokens done, %d at some time, %d known, %d at most",
-				id, q.at, q.done, q.high, q.known, q.most)
+		if there := s.landed(q); there < 0 || there > q.high || q.high > q.known || q.known > q.most || q.done > q.known || q.done > 0 && q.at != isRunning {
+			return fmt.Errorf("sequence %d in place %d: %d tokens there, %d done, %d at some time, %d known, %d at most",
+				id, q.at, there, q.done, q.high, q.known, q.most)
 		}
 	}
 	if paused != s.stats.Paused {
@@ -84,6 +84,41 @@ func (s *Scheduler) checkPlaces() error {
 func hasKey(m map[*sequence]where, q *sequence) bool {
 	_, ok := m[q]
 	return ok
+}
+
+// landed is how many tokens of a sequence are in the KV cache, whatever is assumed.
+func (s *Scheduler) landed(q *sequence) int {
+	f := s.flight(0)
+	if at := slices.Index(f.seqs, q); at >= 0 && s.flying > 0 && f.assumed {
+		return q.done - f.rows[at]
+	}
+	return q.done
+}
+
+// checkFlights: what sequences have in flight is what the steps say, and only of the
+// oldest step is the end assumed.
+func (s *Scheduler) checkFlights() error {
+	parts := map[*sequence]int{}
+	for n := range s.flying {
+		f := s.flight(n)
+		if !f.plan.inFlight || len(f.seqs) != len(f.plan.Work) || len(f.rows) != len(f.seqs) || n > 0 && (f.assumed || !s.flight(0).assumed) {
+			return fmt.Errorf("step %d in flight: %d sequences for %d works, assumed: %t", n, len(f.seqs), len(f.plan.Work), f.assumed)
+		}
+		for i, q := range f.seqs {
+			if parts[q]++; f.rows[i] < 0 || f.rows[i] > f.plan.Work[i].Rows {
+				return fmt.Errorf("step %d in flight: %d rows of %d count", n, f.rows[i], f.plan.Work[i].Rows)
+			}
+		}
+	}
+	for id, q := range s.byID {
+		if q.inFlight != parts[q] {
+			return fmt.Errorf("sequence %d is in flight %d times, not %d", id, parts[q], q.inFlight)
+		}
+		if q.owed != 0 && (q.at != isRunning || q.known <= q.prompt) {
+			return fmt.Errorf("sequence %d in place %d, of %d tokens, is owed one of them", id, q.at, q.known)
+		}
+	}
+	return nil
 }
 
 // checkBlocks: each block has exactly the owners that the pool says, and what a
@@ -104,9 +139,13 @@ func (s *Scheduler) checkBlocks() error {
 		}
 		count(q)
 	}
-	for _, q := range s.flight {
-		if q.at == isGone {
-			count(q)
+	counted := map[*sequence]bool{}
+	for n := range s.flying {
+		for _, q := range s.flight(n).seqs {
+			if q.at == isGone && !counted[q] {
+				counted[q] = true
+				count(q)
+			}
 		}
 	}
 	for b, n := range owners {
@@ -115,8 +154,9 @@ func (s *Scheduler) checkBlocks() error {
 		}
 	}
 	for _, q := range s.running {
+		there := s.landed(q)
 		for i, b := range q.blocks {
-			if written := (i+1)*s.pool.BlockSize() > q.done; written && (owners[b] != 1 || s.pool.Keyed(b)) {
+			if written := (i+1)*s.pool.BlockSize() > there; written && (owners[b] != 1 || s.pool.Keyed(b)) {
 				return fmt.Errorf("sequence %d will write to block %d, of %d owners, with a key: %t", q.id, b, owners[b], s.pool.Keyed(b))
 			}
 		}

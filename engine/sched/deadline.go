@@ -71,7 +71,7 @@ func (d deadlines) swap(i, j int) {
 func (s *Scheduler) expire() {
 	for len(s.deadlines) > 0 && s.deadlines[0].deadline <= s.now {
 		q := s.deadlines[0]
-		s.plan.Expired = append(s.plan.Expired, q.id)
+		s.next.plan.Expired = append(s.next.plan.Expired, q.id)
 		s.stats.Expired++
 		s.remove(q)
 	}

@@ -66,9 +66,9 @@ func (s *Scheduler) Wanted() int {
 	return wanted
 }
 
-// need is how many blocks a sequence's tokens take, and one more if it is to grow: the
-// last token is not processed.
+// need is how many blocks a sequence has or its tokens take, and one more if it is to
+// grow: the last token is not processed.
 func (s *Scheduler) need(q *sequence) int {
-	now := s.pool.BlocksFor(q.known)
+	now := max(s.pool.BlocksFor(q.known), len(q.blocks))
 	return min(now+1, max(now, s.pool.BlocksFor(q.most-1)))
 }

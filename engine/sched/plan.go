@@ -6,7 +6,8 @@ import (
 )
 
 // Plan is the work of one step, and what has become of sequences since the last
-// one. It is the scheduler's: valid until the next call of Next.
+// one. It is the scheduler's: valid until the next one is planned, or while it is in
+// flight until the next one after that has landed.
 type Plan struct {
 	// Work has an entry for each sequence with a part in the step: first those
 	// with one row, then those with more. Empty: there is no step to run, and
@@ -35,7 +36,7 @@ type Plan struct {
 type Work struct {
 	ID    ID
 	Start int // position of the first row; in a sequence's first work, what was found in the cache
-	Rows  int // tokens Start to Start+Rows of the sequence
+	Rows  int // tokens Start to Start+Rows of the sequence; of a step ahead, the last may be the one to come
 
 	// Blocks are the sequence's KV blocks, for Start+Rows tokens at least.
 	// Those before Start may be other sequences' too; the rest is its own.
@@ -50,11 +51,19 @@ type Work struct {
 // Failed; meanwhile everything else may be called, and Next has nothing to plan.
 func (s *Scheduler) Next(now int64) *Plan {
 	s.tick(now)
-	if s.plan.inFlight {
+	if s.flying > 0 {
 		s.idle = Plan{Wake: s.deadlines.first()}
 		return &s.idle
 	}
-	p := &s.plan
+	return s.planStep()
+}
+
+// planStep plans the step after those in flight.
+func (s *Scheduler) planStep() *Plan {
+	s.next = s.flight(s.flying)
+	s.planned++
+	s.next.number, s.next.begun, s.next.assumed, s.next.lost = s.planned, s.now, false, false
+	p := &s.next.plan
 	p.Work, p.Preempted, p.Expired, p.Rows = p.Work[:0], p.Preempted[:0], p.Expired[:0], 0
 	s.expire()
 	s.feed()
@@ -63,8 +72,9 @@ func (s *Scheduler) Next(now int64) *Plan {
 	}
 	s.fill()
 	p.Wake = s.deadlines.first()
-	p.inFlight = len(p.Work) > 0
-	s.begun = s.now
+	if p.inFlight = len(p.Work) > 0; p.inFlight {
+		s.flying++
+	}
 	return p
 }
 
@@ -75,7 +85,7 @@ func (s *Scheduler) fill() {
 	s.prompts = s.prompts[:0]
 	for _, q := range s.running {
 		switch {
-		case q.paused || q.rowsLeft() == 0:
+		case s.sitsOut(q) || q.rowsLeft() == 0:
 		case q.rowsLeft() == 1:
 			single++
 		default:
@@ -90,8 +100,8 @@ func (s *Scheduler) fill() {
 	if room = min(room, single); single > 0 {
 		s.fillSingle(room, room < single)
 	}
-	room = s.cfg.MaxRows - s.plan.Rows
-	if s.plan.Rows > 0 {
+	room = s.cfg.MaxRows - s.next.plan.Rows
+	if s.next.plan.Rows > 0 {
 		room = min(room, s.cfg.ChunkRows)
 	}
 	slices.SortFunc(s.prompts, promptOrder)
@@ -114,7 +124,7 @@ func (s *Scheduler) fillSingle(room int, turns bool) {
 	for i := range s.running {
 		at := (s.turn + i) % len(s.running)
 		q := s.running[at]
-		if q.paused || q.rowsLeft() != 1 {
+		if s.sitsOut(q) || q.rowsLeft() != 1 {
 			continue
 		}
 		if room == 0 {
@@ -137,65 +147,24 @@ func promptOrder(a, b *sequence) int {
 	)
 }
 
+// sitsOut says whether a sequence has no part in the step that is planned, because its
+// reader does not read, or because its latest token is not known: but the step in
+// flight may bring it where the device needs it.
+func (s *Scheduler) sitsOut(q *sequence) bool {
+	return q.paused || q.owed != 0 && q.owed != s.behind
+}
+
 func (s *Scheduler) work(q *sequence, rows int) {
-	s.plan.Work = append(s.plan.Work, Work{
+	f := s.next
+	f.plan.Work = append(f.plan.Work, Work{
 		ID:     q.id,
 		Start:  q.done,
 		Rows:   rows,
 		Blocks: q.blocks,
 		Logits: rows == q.rowsLeft(),
 	})
-	s.plan.Rows += rows
-	s.flight = append(s.flight, q)
-	q.inFlight, q.rowAt = true, s.now
-}
-
-// Done says that the step has run, and when it ended: its rows are in the KV
-// cache. For sequences that were removed meanwhile it gives the blocks back. A
-// plan that is not in flight is ignored.
-func (s *Scheduler) Done(p *Plan, now int64) {
-	if p != &s.plan || !p.inFlight {
-		return
-	}
-	s.tick(now)
-	s.times.step(p.Rows, s.now-s.begun)
-	s.stats.Steps++
-	s.stats.Rows += uint64(p.Rows)
-	s.land(true)
-}
-
-// Failed says that the step has not run to its end: what it should have written
-// is unknown, and the sequences are where they were before. Those that cannot go
-// on are for the caller to remove.
-func (s *Scheduler) Failed(p *Plan) {
-	if p != &s.plan || !p.inFlight {
-		return
-	}
-	s.land(false)
-}
-
-// land takes the step out of flight.
-func (s *Scheduler) land(ran bool) {
-	for i, q := range s.flight {
-		q.inFlight = false
-		switch {
-		case q.at == isGone:
-			s.giveBack(q)
-		case ran:
-			s.commit(q, s.plan.Work[i].Rows)
-		}
-	}
-	clear(s.flight)
-	s.flight = s.flight[:0]
-	s.plan.inFlight = false
-}
-
-// commit notes that so many rows of a sequence are in the KV cache.
-func (s *Scheduler) commit(q *sequence, rows int) {
-	q.done += rows
-	s.stats.Again += uint64(min(q.done, q.high) - min(q.done-rows, q.high))
-	q.high = max(q.high, q.done)
-	q.tenant.charge(q, q.done)
-	s.publish(q)
-	s.lead(q)
+	f.plan.Rows += rows
+	f.seqs, f.rows = append(f.seqs, q), append(f.rows, rows)
+	q.inFlight++
+	q.rowAt = s.now
 }

@@ -9,12 +9,12 @@ func (s *Scheduler) secure() (enough bool) {
 	enough = true
 	for i := 0; i < len(s.running); i++ {
 		q := s.running[i]
-		if q.paused {
+		if s.sitsOut(q) {
 			continue
 		}
 		for q.at == isRunning {
 			var ok bool
-			if q.blocks, ok = s.pool.Append(q.blocks, s.pool.BlocksFor(q.known)-len(q.blocks)); ok {
+			if q.blocks, ok = s.pool.Append(q.blocks, s.lacks(q)); ok {
 				break
 			}
 			weakest := q
@@ -29,14 +29,21 @@ func (s *Scheduler) secure() (enough bool) {
 	return enough
 }
 
+// lacks is how many blocks a sequence does not have for the tokens that it has. One
+// whose latest token was taken back may have one too many.
+func (s *Scheduler) lacks(q *sequence) int { return max(0, s.pool.BlocksFor(q.known)-len(q.blocks)) }
+
+// mayGo says whether a sequence's blocks can be taken: a step in flight may use them,
+// and if its last logits are out and its next token is not known yet, these would have
+// to be computed, and given out, a second time.
+func (q *sequence) mayGo() bool { return q.rowsLeft() > 0 && q.owed == 0 && q.inFlight == 0 }
+
 // weakest is who has to go first: a paused sequence before all others, then the
-// one of least priority, of those the latest to arrive. One whose last logits are
-// out and whose next token is not known yet stays: its logits would have to be
-// computed, and given out, a second time.
+// one of least priority, of those the latest to arrive.
 func (s *Scheduler) weakest(pausedOnly bool) *sequence {
 	var w *sequence
 	for _, q := range s.running {
-		if q.rowsLeft() == 0 || pausedOnly && !q.paused {
+		if !q.mayGo() || pausedOnly && !q.paused {
 			continue
 		}
 		if w == nil || weaker(q, w) {
@@ -81,7 +88,7 @@ func (s *Scheduler) preempt(q *sequence) int {
 	if q.fresh = 0; !q.hashed { // otherwise what it has computed is likely to be found
 		q.fresh = q.known
 	}
-	s.plan.Preempted = append(s.plan.Preempted, q.id)
+	s.next.plan.Preempted = append(s.next.plan.Preempted, q.id)
 	s.stats.Preempted++
 	if q.paused {
 		s.park(q)

@@ -10,10 +10,14 @@
 // front of its class, and is computed again later from the tokens, which the
 // caller keeps.
 //
+// A step can be planned while the one before it runs, so that the device need not wait:
+// as if that one had ended, with a token for each sequence that nobody has seen yet.
+//
 // By subject: queue.go has the order of those who wait, tenant.go the fairness
 // between tenants, admit.go and preempt.go who gets in and who has to go, memory.go
-// what happens while there is memory for few blocks, pause.go the readers that do not read, prefix.go and samples.go what is not
-// computed twice, plan.go the step, estimate.go and deadline.go the times.
+// what happens while there is memory for few blocks, pause.go the readers that do not
+// read, prefix.go and samples.go what is not computed twice, plan.go the step, ahead.go
+// the one after it, estimate.go and deadline.go the times.
 package sched
 
 import (
@@ -174,11 +178,15 @@ type Scheduler struct {
 	times     times
 	stats     Stats
 
-	// The step in flight, and what is reused from one to the next.
-	plan    Plan
-	idle    Plan // handed out while a step is in flight
-	flight  []*sequence
-	begun   int64
+	// The steps in flight, and what is reused from one to the next.
+	flights [2]flight
+	oldest  int     // of flights: whose step runs
+	flying  int     // how many are in flight, from the oldest on
+	next    *flight // that is being planned, or was last
+	planned uint64  // steps
+	behind  uint64  // the number of the step whose end the one that is planned assumes; 0: none
+	ended   int64   // when a step has landed last
+	idle    Plan    // handed out while a step is in flight
 	prompts []*sequence
 }
 
@@ -282,22 +290,26 @@ func (s *Scheduler) full(tenant string, n int) bool {
 }
 
 // Grow says that one more token of a sequence exists, which a coming step will
-// process.
+// process, or which one of it is that the step in flight processes already.
 func (s *Scheduler) Grow(id ID, token int32) error {
 	q := s.byID[id]
 	if q == nil {
 		return fmt.Errorf("sched: sequence %d is not known", id)
 	}
-	if q.known >= q.most {
+	switch {
+	case q.owed != 0:
+		q.owed = 0
+	case q.known >= q.most:
 		return fmt.Errorf("sched: sequence %d has its %d tokens already", id, q.most)
+	default:
+		q.known++
 	}
-	q.known++
 	s.hash(q, token)
 	return nil
 }
 
-// Remove forgets a sequence in any phase and gives its blocks back; those that the
-// step in flight uses, when that is done.
+// Remove forgets a sequence in any phase and gives its blocks back; those that a step
+// in flight uses, when that has landed.
 func (s *Scheduler) Remove(id ID) {
 	if q := s.byID[id]; q != nil {
 		s.remove(q)
@@ -320,7 +332,7 @@ func (s *Scheduler) remove(q *sequence) {
 		s.times.life(float64(q.steps))
 	}
 	q.at = isGone
-	if !q.inFlight {
+	if q.inFlight == 0 {
 		s.giveBack(q)
 	}
 	s.passOn(q)

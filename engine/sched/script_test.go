@@ -29,6 +29,9 @@ var update = flag.Bool("update", false, "rewrite the expected output of the scri
 //	step, run N                one step, as many steps at most; a sequence whose
 //	                           logits are wanted gets a token, and ends at its most
 //	begin, end, fail           a step in two parts: plan it; it has run; it has not
+//	ahead                      plan the step after the one in flight; end and fail are
+//	                           about the older one then
+//	miss ID                    its token is another one than the step ahead goes on with
 //	wait N                     N ns pass
 //	pause ID, resume ID, remove ID
 //	limit N                    there is memory for the first N blocks
@@ -149,6 +152,16 @@ func (m *machine) do(line string) error {
 	case "begin":
 		_, err := m.begin()
 		return err
+	case "ahead":
+		p, err := m.w.ahead()
+		if errors.Is(err, errNotAhead) {
+			m.print("%d: not ahead", m.w.now)
+			return nil
+		}
+		if err == nil {
+			m.plan("ahead, ", p)
+		}
+		return err
 	case "end", "fail":
 		return m.end(word == "end")
 	}
@@ -160,6 +173,8 @@ func (m *machine) do(line string) error {
 		m.w.pause(id, false)
 	case "remove":
 		m.w.remove(id)
+	case "miss":
+		m.w.miss = func(other sched.ID) bool { return other == id }
 	default:
 		return fmt.Errorf("unknown command")
 	}
@@ -204,11 +219,16 @@ func (m *machine) begin() (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	return m.plan("", p), nil
+}
+
+// plan prints a plan, and says whether there is work in it.
+func (m *machine) plan(how string, p *sched.Plan) bool {
 	if len(p.Expired) > 0 {
-		m.print("%d: expired %v", m.w.now, p.Expired)
+		m.print("%d: %sexpired %v", m.w.now, how, p.Expired)
 	}
 	if len(p.Preempted) > 0 {
-		m.print("%d: preempted %v", m.w.now, p.Preempted)
+		m.print("%d: %spreempted %v", m.w.now, how, p.Preempted)
 	}
 	var works []string
 	for _, w := range p.Work {
@@ -220,20 +240,21 @@ func (m *machine) begin() (bool, error) {
 	}
 	switch {
 	case len(works) > 0:
-		m.print("%d: %s", m.w.now, strings.Join(works, ", "))
+		m.print("%d: %s%s", m.w.now, how, strings.Join(works, ", "))
 	case p.Wake != 0:
-		m.print("%d: nothing to do until %d", m.w.now, p.Wake)
+		m.print("%d: %snothing to do until %d", m.w.now, how, p.Wake)
 	default:
-		m.print("%d: nothing to do", m.w.now)
+		m.print("%d: %snothing to do", m.w.now, how)
 	}
-	return len(works) > 0, nil
+	return len(works) > 0
 }
 
 func (m *machine) end(ran bool) error {
-	if m.w.plan == nil {
+	if len(m.w.flights) == 0 {
 		return fmt.Errorf("no step is in flight")
 	}
-	ended, err := m.w.end(m.fixed+m.slope*int64(m.w.plan.Rows), ran)
+	ended, err := m.w.end(m.fixed+m.slope*int64(m.w.flights[0].plan.Rows), ran)
+	m.w.miss = nil
 	for _, id := range ended {
 		m.print("#%d ends", id)
 	}

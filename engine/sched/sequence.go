@@ -24,7 +24,7 @@ type sequence struct {
 	most     int
 	prompt   int
 	known    int // tokens that exist: the prompt and what was generated
-	done     int // tokens that are in the KV cache
+	done     int // tokens that are in the KV cache, or will be when the step has run whose end is assumed
 	high     int // tokens that have been there at some time
 	charged  int // tokens that its tenant has been charged for
 	allRows  bool
@@ -50,8 +50,9 @@ type sequence struct {
 	lookUp    uint64   // the step before which a long prompt is not looked up again
 	fresh     int      // prompt tokens that were not found on arrival
 
+	owed     uint64 // the number of the step that brings its latest token, if nobody has told that yet; 0: all are told
 	group    *group
-	inFlight bool
+	inFlight int // steps in flight that have rows of it
 
 	prev, next *sequence // neighbours in its tenant's queue
 }

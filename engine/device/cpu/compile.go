@@ -185,7 +185,7 @@ func (x *executable) Run(step *device.Step) ([]float32, error) {
 	if x.isClosed || x.cache.closed.Load() || x.ws.closed.Load() {
 		return nil, fmt.Errorf("run: %w", device.ErrClosed)
 	}
-	if err := step.Check(x.prog.Vocab, x.opt.MaxRows, x.cache.shape.BlockSize, x.cache.mapped); err != nil {
+	if err := step.Check(x.prog.Vocab, x.opt.MaxRows, x.cache.shape.BlockSize, x.cache.mapped, 0); err != nil {
 		return nil, err
 	}
 	x.step = step

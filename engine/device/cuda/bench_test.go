@@ -98,7 +98,8 @@ func writeSynthetic(path, shape, format string) error {
 }
 
 // BenchmarkDecode generates tokens one after another. us/token is the whole step as
-// the engine sees it, with the largest logit alone brought to the host.
+// the engine sees it, with the largest logit alone brought to the host; ahead, the next
+// step has begun before that.
 func BenchmarkDecode(b *testing.B) {
 	for _, m := range []string{"qwen2.5-0.5b/f16", "qwen2.5-0.5b/q8_0", "qwen2.5-0.5b/q4_k_m", "llama-3.2-1b/f16", "llama-3.2-1b/q4_k_m", "llama-3.1-8b/f16", "llama-3.1-8b/q8_0", "llama-3.1-8b/q4_k_m"} {
 		shape, format := filepath.Dir(m), filepath.Base(m)
@@ -109,25 +110,41 @@ func BenchmarkDecode(b *testing.B) {
 			for i := range blocks {
 				blocks[i] = int32(i)
 			}
+			c := l.x.(device.Chooser)
+			begin := func(b *testing.B, token int32, at int) {
+				if err := c.Begin(&device.Step{
+					Tokens: []int32{token},
+					Seqs:   []device.SeqRows{{Rows: 1, Start: at, Blocks: blocks}},
+					Logits: []int{0},
+				}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			largest := func(b *testing.B) {
+				if _, err := c.Largest(); err != nil {
+					b.Fatal(err)
+				}
+			}
 			for _, from := range []int{128, 4096} {
 				b.Run(fmt.Sprint("context", from), func(b *testing.B) {
-					c := l.x.(device.Chooser)
 					n := 0
 					for b.Loop() {
-						step := &device.Step{
-							Tokens: []int32{int32(n % 1000)},
-							Seqs:   []device.SeqRows{{Rows: 1, Start: from + n%128, Blocks: blocks}},
-							Logits: []int{0},
-						}
-						if err := c.Begin(step); err != nil {
-							b.Fatal(err)
-						}
-						if _, err := c.Largest(); err != nil {
-							b.Fatal(err)
-						}
+						begin(b, int32(n%1000), from+n%128)
+						largest(b)
 						n++
 					}
 					b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "tokens/s")
+				})
+				b.Run(fmt.Sprint("context", from, "/ahead"), func(b *testing.B) {
+					n := 0
+					begin(b, 1, from)
+					for b.Loop() {
+						n++
+						begin(b, -1, from+n%128)
+						largest(b)
+					}
+					b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "tokens/s")
+					largest(b)
 				})
 			}
 			b.Run("parts", func(b *testing.B) {

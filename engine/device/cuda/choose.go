@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 
@@ -13,21 +14,47 @@ import (
 // Begin starts a step, and after it the journey of the ranks of its rows' largest
 // logits.
 func (x *executable) Begin(step *device.Step) error {
-	unbind, err := x.perform(step)
+	if err := x.open("begin"); err != nil {
+		return err
+	}
+	if x.under == len(x.turns) {
+		return fmt.Errorf("%w: two steps are under way", device.ErrBadStep)
+	}
+	if err := x.drawing.check(step.Draws, len(step.Logits), x.prog.Vocab); err != nil {
+		return fmt.Errorf("%w: %w", device.ErrBadStep, err)
+	}
+	unbind, err := x.perform(step, false)
 	if err != nil {
 		return err
 	}
 	defer unbind()
+	if err := x.rank(step.Draws); err != nil {
+		return errors.Join(err, x.wait())
+	}
+	x.under++
+	x.named = x.shape.logits
+	return nil
+}
+
+// rank has the largest logits of a step that was started be found and sent, and then
+// tokens drawn, which take their places on the device.
+func (x *executable) rank(draws []device.Draw) error {
 	if err := x.last.computeRest(x); err != nil {
 		return err
 	}
-	if n := x.shape.logits; n > 0 {
-		err = x.dev.drv.CopyToHost(x.choosing.ranks[:8*n], driver.Ptr(x.best), x.dev.stream)
+	t, d := x.now(), x.dev
+	if t.logits > 0 {
+		if err := d.drv.CopyToHost(t.ranks[:8*t.logits], driver.Ptr(t.best), d.stream); err != nil {
+			return d.wrap(err, "fetch the largest logits")
+		}
 	}
-	return x.dev.wrap(err, "fetch the largest logits")
+	if err := x.drawBehind(draws); err != nil {
+		return err
+	}
+	return d.wrap(d.drv.Record(t.there, d.stream), "fetch the largest logits")
 }
 
-// open says whether what was begun can still be asked for.
+// open says whether anything can be asked for.
 func (x *executable) open(doing string) error {
 	if x.closed || x.cache.closed.Load() || x.ws.closed.Load() {
 		return fmt.Errorf("%s: %w", doing, device.ErrClosed)
@@ -35,8 +62,15 @@ func (x *executable) open(doing string) error {
 	return nil
 }
 
-// wait is for the end of the step that is under way, if one is. The context must be
-// bound.
+// passed says whether the logits of the step that somebody asked about are gone.
+func (x *executable) passed(doing string) error {
+	if x.under > 0 {
+		return fmt.Errorf("%s: %w: %d steps are under way", doing, device.ErrPassed, x.under)
+	}
+	return nil
+}
+
+// wait is for the end of all steps that are under way. The context must be bound.
 func (x *executable) wait() error {
 	if !x.busy {
 		return nil
@@ -45,7 +79,7 @@ func (x *executable) wait() error {
 	return x.dev.wrap(x.dev.drv.SyncStream(x.dev.stream), "step of %d rows", x.shape.rows)
 }
 
-// ended waits for the step whose results somebody asks for, and binds the context.
+// ended waits for the step whose logits somebody asks for, and binds the context.
 func (x *executable) ended(doing string) (unbind func(), err error) {
 	if err := x.open(doing); err != nil {
 		return nil, err
@@ -60,19 +94,45 @@ func (x *executable) ended(doing string) (unbind func(), err error) {
 	return unbind, nil
 }
 
-// Largest waits, and reads what Begin has brought.
+// Largest waits for what Begin has sent, and not for the step behind it.
 func (x *executable) Largest() ([]device.Ranked, error) {
-	unbind, err := x.ended("largest")
+	if err := x.open("largest"); err != nil {
+		return nil, err
+	}
+	t := x.now()
+	switch x.under {
+	case 0:
+		return nil, fmt.Errorf("largest: %w: no step is under way", device.ErrPassed)
+	case 2:
+		t = x.before()
+	}
+	x.under--
+	unbind, err := x.dev.bind()
 	if err != nil {
 		return nil, err
 	}
 	defer unbind()
+	if err := x.dev.drv.SyncEvent(t.there); err != nil {
+		return nil, x.dev.wrap(err, "step of %d rows", t.rows)
+	}
+	x.busy, x.asked = x.under > 0, t
+	for j, id := range int32s(t.drawOut)[:len(t.wants)] {
+		t.drawn[t.wants[j]] = id
+	}
 	c := &x.choosing
 	c.largest = c.largest[:0]
-	for i := range x.shape.logits {
-		c.largest = append(c.largest, unrank(binary.LittleEndian.Uint64(c.ranks[8*i:])))
+	for i := range t.logits {
+		c.largest = append(c.largest, unrank(binary.LittleEndian.Uint64(t.ranks[8*i:])))
 	}
 	return c.largest, nil
+}
+
+// Drawn is what came with what Largest has given.
+func (x *executable) Drawn() []int32 {
+	if x.asked == nil {
+		return nil
+	}
+	return x.asked.drawn
 }
 
 // unrank takes apart what ranked in kernels/project.cuh puts together.
@@ -88,7 +148,6 @@ func unrank(rank uint64) device.Ranked {
 
 // choosing is what the largest logits of a step's rows are found with.
 type choosing struct {
-	ranks   []byte // pinned: of the largest logits, by row
 	largest []device.Ranked
 	search  *launch[kernels.ChooseParams] // for logits that no product has ranked
 	place   []int                         // memory of pieces
@@ -102,7 +161,7 @@ func (c *choosing) searchLargest(x *executable, at, n int) (err error) {
 			return err
 		}
 	}
-	c.search.params.Out = x.best + uint64(8*at)
+	c.search.params.Out = x.now().best + uint64(8*at)
 	return start(x.dev, c.search.grid(x.sharing(n), n, 1), x.dev.stream)
 }
 
@@ -130,6 +189,12 @@ func (x *executable) pieces() []int {
 
 // Fetch brings the logits of some rows of the last step to the host.
 func (x *executable) Fetch(rows []int) ([]float32, error) {
+	if err := x.open("fetch"); err != nil {
+		return nil, err
+	}
+	if err := x.passed("fetch"); err != nil {
+		return nil, err
+	}
 	for _, r := range rows {
 		if r < 0 || r >= x.shape.logits {
 			return nil, fmt.Errorf("logits of row %d of %d", r, x.shape.logits)

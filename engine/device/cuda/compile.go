@@ -48,11 +48,16 @@ type executable struct {
 
 	clusters map[int]int // see countClusters
 	shape    stepShape   // of the last step
-	busy     bool        // it has been started and not been waited for
+	busy     bool        // there is work in the stream that nobody has waited for
 
-	logitRows int    // rows of logits that are computed at a time
-	held      int    // the first of the step's rows whose logits are in logits
-	best      uint64 // ranks of the largest logits, by row
+	turns [2]turn // the last two steps, in turn
+	turn  int     // which of them is the last one
+	under int     // steps that have begun and were not asked about
+	named int     // rows of the last one whose tokens the next one can name
+	asked *turn   // that Largest has given last
+
+	logitRows int // rows of logits that are computed at a time
+	held      int // the first of the step's rows whose logits are in logits
 	choosing  choosing
 	drawing   drawing
 
@@ -62,6 +67,23 @@ type executable struct {
 	result []float32 // the logits that were fetched last, in host or own
 	closed bool
 }
+
+// turn is what a step has to itself while another one is under way.
+type turn struct {
+	best  uint64       // ranks of the largest logits, by row, until the step after the next one
+	ranks []byte       // the same, pinned
+	there driver.Event // they are there, and so are the drawn tokens
+
+	drawIn, drawOut []byte  // pinned: see drawing
+	wants           []int   // of the step's draws, those whose tokens come there
+	drawn           []int32 // of each of the draws
+
+	rows, logits int
+}
+
+// now is the last step's turn, before that of the one before it.
+func (x *executable) now() *turn    { return &x.turns[x.turn] }
+func (x *executable) before() *turn { return &x.turns[1-x.turn] }
 
 // operation is one operator of the program on the device.
 type operation interface {
@@ -224,11 +246,19 @@ func (x *executable) takeScratch() error {
 	if x.host, err = x.dev.drv.HostAlloc(4 * fetchRows * x.prog.Vocab); err != nil {
 		return x.dev.wrap(err, "memory for logits")
 	}
-	if x.choosing.ranks, err = x.dev.drv.HostAlloc(8 * x.opt.MaxRows); err != nil {
-		return x.dev.wrap(err, "memory for logits")
+	for i := range x.turns {
+		t := &x.turns[i]
+		if t.ranks, err = x.dev.drv.HostAlloc(8 * x.opt.MaxRows); err != nil {
+			return x.dev.wrap(err, "memory for logits")
+		}
+		if t.there, err = x.dev.drv.NewEvent(false); err != nil {
+			return x.dev.wrap(err, "event for logits")
+		}
 	}
-	if err := x.drawing.takeHost(x.dev); err != nil {
-		return err
+	for i := range x.turns {
+		if err := x.drawing.takeHost(x.dev, &x.turns[i]); err != nil {
+			return err
+		}
 	}
 	return x.in.init(x.dev, x.opt.MaxRows, min(x.cache.blocks, 1<<20))
 }
@@ -287,7 +317,9 @@ func (x *executable) layOut(a *arena) {
 		x.spare[i] = a.take(4 * n * uint64(widest))
 	}
 	x.logits = a.take(4 * uint64(x.logitRows) * uint64(x.prog.Vocab))
-	x.best = a.take(8 * n)
+	for i := range x.turns {
+		x.turns[i].best = a.take(8 * n)
+	}
 	x.drawing.layOut(a, x)
 	if heads > 0 {
 		x.partMax = partialBytes / 4
@@ -388,7 +420,7 @@ func (x *executable) isFloat32(t device.TensorID) bool {
 
 func (x *executable) ScratchBytes() uint64 { return x.scratch.bytes }
 
-// Close waits for a step that is under way.
+// Close waits for the steps that are under way.
 func (x *executable) Close() error {
 	if x.closed {
 		return nil
@@ -405,7 +437,18 @@ func (x *executable) Close() error {
 // release frees what there is. The context must be bound.
 func (x *executable) release() error {
 	errs := []error{x.wait(), x.dropGraphs(), x.dev.release(&x.scratch), x.in.free(x.dev)}
-	for _, b := range []*[]byte{&x.host, &x.choosing.ranks, &x.drawing.in, &x.drawing.out} {
+	for i := range x.turns {
+		if t := &x.turns[i]; t.there != 0 {
+			errs = append(errs, x.dev.drv.DestroyEvent(t.there))
+			t.there = 0
+		}
+	}
+	pinned := []*[]byte{&x.host}
+	for i := range x.turns {
+		t := &x.turns[i]
+		pinned = append(pinned, &t.ranks, &t.drawIn, &t.drawOut)
+	}
+	for _, b := range pinned {
 		if *b != nil {
 			errs = append(errs, x.dev.drv.HostFree(*b))
 			*b = nil

@@ -34,7 +34,7 @@ type drawing struct {
 	area   uint64 // what the host sends: rows, then edits and masks
 	params kernels.DrawParams
 
-	in, out []byte // pinned
+	in, out []byte // pinned: the turn's
 
 	start, largest, weigh, collect, cut, sum, pick *launch[kernels.DrawParams]
 
@@ -62,17 +62,41 @@ func (c *drawing) layOut(a *arena, x *executable) {
 
 func (c *drawing) inBytes() int { return c.room*rowBytes + drawBytes }
 
-func (c *drawing) takeHost(d *Device) (err error) {
-	if c.in, err = d.drv.HostAlloc(c.inBytes()); err == nil {
-		c.out, err = d.drv.HostAlloc(4 * c.room)
+func (c *drawing) takeHost(d *Device, t *turn) (err error) {
+	if t.drawIn, err = d.drv.HostAlloc(c.inBytes()); err == nil {
+		t.drawOut, err = d.drv.HostAlloc(4 * c.room)
 	}
 	return d.wrap(err, "memory for drawing")
+}
+
+// drawBehind has tokens be drawn of a step that was started, and sent. Those for which
+// there is no room, or whose logits are not at hand, are left to the host.
+func (x *executable) drawBehind(wants []device.Draw) error {
+	t, c := x.now(), &x.drawing
+	t.drawn, t.wants = t.drawn[:0], t.wants[:0]
+	for i := range wants {
+		t.drawn = append(t.drawn, -1)
+		if drawable(&wants[i]) && x.shape.logits <= x.logitRows {
+			t.wants = append(t.wants, i)
+		}
+	}
+	t.wants = c.fitting(wants, t.wants)
+	if len(t.wants) == 0 {
+		return nil
+	}
+	return x.dev.wrap(x.launchDraws(0, wants, t.wants), "draw tokens")
 }
 
 // Draw draws on the device: of the rows whose logits are held first, then of those of
 // the next piece of the step.
 func (x *executable) Draw(wants []device.Draw) ([]int32, error) {
 	c := &x.drawing
+	if err := x.open("draw"); err != nil {
+		return nil, err
+	}
+	if err := x.passed("draw"); err != nil {
+		return nil, err
+	}
 	if err := c.check(wants, x.shape.logits, x.prog.Vocab); err != nil {
 		return nil, err
 	}
@@ -203,6 +227,21 @@ func (x *executable) drawHeld(at int, wants []device.Draw, part []int) error {
 	if err := x.last.hold(x, at); err != nil {
 		return err
 	}
+	if err := x.launchDraws(at, wants, part); err != nil {
+		return err
+	}
+	if err := d.drv.SyncStream(d.stream); err != nil {
+		return err
+	}
+	for j, id := range int32s(c.out)[:len(part)] {
+		c.ids[part[j]] = id
+	}
+	return nil
+}
+
+// launchDraws draws from the logits at hand, and sends the tokens.
+func (x *executable) launchDraws(at int, wants []device.Draw, part []int) error {
+	c, d := &x.drawing, x.dev
 	if c.pick == nil {
 		if err := c.prepare(d); err != nil {
 			return err
@@ -230,21 +269,12 @@ func (x *executable) drawHeld(at int, wants []device.Draw, part []int) error {
 		if !l.needed {
 			continue
 		}
-		l.launch.params.Best = x.best + uint64(8*at)
+		l.launch.params.Best = x.now().best + uint64(8*at)
 		if err := start(d, l.launch.grid(l.blocks, n, 1), d.stream); err != nil {
 			return err
 		}
 	}
-	if err := d.drv.CopyToHost(c.out[:4*n], driver.Ptr(c.params.Out), d.stream); err != nil {
-		return err
-	}
-	if err := d.drv.SyncStream(d.stream); err != nil {
-		return err
-	}
-	for j, id := range int32s(c.out)[:n] {
-		c.ids[part[j]] = id
-	}
-	return nil
+	return d.drv.CopyToHost(c.out[:4*n], driver.Ptr(c.params.Out), d.stream)
 }
 
 // prepare makes the launches.

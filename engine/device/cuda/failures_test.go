@@ -115,7 +115,8 @@ func (s *session) upload(w device.Weights) (err error) {
 }
 
 // steps are a prompt, tokens that are recorded and replayed, more logits than are
-// kept at hand, more block tables than there was room for, and the largest logit.
+// kept at hand, more block tables than there was room for, the largest logit, and steps
+// of which one begins behind the other, with more tables again.
 func steps(x device.Executable, vocab int) error {
 	prompt := &device.Step{Tokens: make([]int32, 20), Seqs: []device.SeqRows{{Rows: 20, Blocks: []int32{1, 0}}}}
 	for i := range 20 {
@@ -125,7 +126,7 @@ func steps(x device.Executable, vocab int) error {
 		return err
 	}
 	token := &device.Step{Tokens: []int32{3}, Seqs: []device.SeqRows{{Rows: 1, Start: 20, Blocks: []int32{1, 0}}}, Logits: []int{0}}
-	for range 3 {
+	for range 5 {
 		if _, err := x.Run(token); err != nil {
 			return err
 		}
@@ -149,9 +150,33 @@ func steps(x device.Executable, vocab int) error {
 			return err
 		}
 	}
-	_, err := c.Fetch([]int{0})
-	return err
+	if _, err := c.Fetch([]int{0}); err != nil {
+		return err
+	}
+	wide.Tokens = []int32{-1, 4, -1}
+	for range 3 {
+		for range 5 {
+			wide.Seqs[0].Blocks = append(wide.Seqs[0].Blocks, 6)
+		}
+		wide.Seqs[0].Start = 16*len(wide.Seqs[0].Blocks) - 1
+		if err := c.Begin(token); err != nil {
+			return err
+		}
+		wide.Draws = nil
+		for row, p := range plans(vocab) {
+			wide.Draws = append(wide.Draws, device.Draw{Row: row, Plan: p})
+		}
+		if err := c.Begin(wide); err != nil {
+			return errors.Join(err, second(c.Largest()))
+		}
+		if err := errors.Join(second(c.Largest()), second(c.Largest())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
+
+func second[T any](_ T, err error) error { return err }
 
 // call is one of a session's calls: the n-th of its name, from 1.
 type call struct {

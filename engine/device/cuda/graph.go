@@ -12,11 +12,11 @@ import (
 const graphRows = 512
 
 // maxGraphs bounds what is kept; a graph is made anew in less than a millisecond.
-const maxGraphs = 128
+const maxGraphs = 256
 
 // graphKey is all that the launches of a captured step depend on; everything else
-// is in the device's memory.
-type graphKey struct{ rows, splits, logits int }
+// is in the device's memory. Steps take turns with where their ranks are.
+type graphKey struct{ rows, splits, logits, turn int }
 
 // recorded says whether steps of the shape are captured.
 func (x *executable) recorded(s *stepShape) bool {
@@ -55,11 +55,14 @@ func sizeFor(n int) int {
 // replay runs a step as a graph, which is captured when a step of its shape
 // comes for the second time: the first may be the only one.
 func (x *executable) replay(s *stepShape) error {
-	key := graphKey{s.rows, s.splits, s.logits}
+	key := graphKey{s.rows, s.splits, s.logits, x.turn}
 	g, known := x.graphs[key]
 	if g == 0 {
 		if !known {
 			if len(x.graphs) >= maxGraphs {
+				if err := x.dev.drv.SyncStream(x.dev.stream); err != nil {
+					return x.dev.wrap(err, "forget recorded steps")
+				}
 				if err := x.dropGraphs(); err != nil {
 					return err
 				}

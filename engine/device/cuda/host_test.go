@@ -15,6 +15,7 @@ import (
 	"kigo/engine/device/cpu"
 	"kigo/engine/device/cuda"
 	"kigo/engine/device/devicetest"
+	"kigo/engine/device/scripted"
 )
 
 // The kernels that draw tokens are right without a GPU: compiled for this processor,
@@ -30,7 +31,7 @@ func TestDrawKernelsOnTheHost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &hostDevice{d, kernels}
+		return &hostDevice{scripted.NewChoosing(d), kernels}
 	})
 }
 
@@ -97,14 +98,15 @@ func (d *hostDevice) Compile(p *device.Program, w device.Weights, c device.Cache
 	if err != nil {
 		return nil, err
 	}
-	return &hostExec{Executable: x, kernels: d.kernels, vocab: p.Vocab}, nil
+	return &hostExec{Chooser: x.(device.Chooser), Executable: x, kernels: d.kernels, vocab: p.Vocab}, nil
 }
 
 type hostExec struct {
+	device.Chooser
 	device.Executable
 	kernels *hostKernels
 	vocab   int
-	logits  []float32
+	rows    int // of the step that Largest gave last
 	closed  bool
 }
 
@@ -114,47 +116,49 @@ func (x *hostExec) Close() error {
 }
 
 func (x *hostExec) Begin(step *device.Step) error {
-	logits, err := x.Run(step)
-	x.logits = slices.Clone(logits)
-	return err
+	if x.closed {
+		return device.ErrClosed
+	}
+	return x.Chooser.Begin(step)
 }
 
 func (x *hostExec) Largest() ([]device.Ranked, error) {
 	if x.closed {
 		return nil, device.ErrClosed
 	}
-	var all []device.Ranked
-	for row := x.logits; len(row) > 0; row = row[x.vocab:] {
-		at := 0
-		for id, v := range row[:x.vocab] {
-			if v > row[at] {
-				at = id
-			}
-		}
-		all = append(all, device.Ranked{ID: int32(at), Logit: row[at]})
-	}
-	return all, nil
+	all, err := x.Chooser.Largest()
+	x.rows = len(all)
+	return all, err
 }
 
 func (x *hostExec) Fetch(rows []int) ([]float32, error) {
 	if x.closed {
 		return nil, device.ErrClosed
 	}
-	var all []float32
+	if _, err := x.Chooser.Fetch(nil); err != nil {
+		return nil, err
+	}
 	for _, r := range rows {
-		if r < 0 || (r+1)*x.vocab > len(x.logits) {
+		if r < 0 || r >= x.rows {
 			return nil, errors.New("no such row")
 		}
-		all = append(all, x.logits[r*x.vocab:(r+1)*x.vocab]...)
 	}
-	return all, nil
+	return x.Chooser.Fetch(rows)
 }
 
 func (x *hostExec) Draw(wants []device.Draw) ([]int32, error) {
 	if x.closed {
 		return nil, device.ErrClosed
 	}
-	rows := len(x.logits) / x.vocab
+	rows := x.rows
+	all := make([]int, rows)
+	for i := range all {
+		all[i] = i
+	}
+	logits, err := x.Fetch(all)
+	if err != nil {
+		return nil, err
+	}
 	if err := cuda.CheckDraws(wants, rows, x.vocab); err != nil {
 		return nil, err
 	}
@@ -178,7 +182,7 @@ func (x *hostExec) Draw(wants []device.Draw) ([]int32, error) {
 	if err := errors.Join(
 		binary.Write(x.kernels.in, binary.LittleEndian, &head),
 		binary.Write(x.kernels.in, binary.LittleEndian, in),
-		binary.Write(x.kernels.in, binary.LittleEndian, x.logits),
+		binary.Write(x.kernels.in, binary.LittleEndian, logits),
 		binary.Read(x.kernels.out, binary.LittleEndian, out),
 	); err != nil {
 		return nil, err

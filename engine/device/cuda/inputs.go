@@ -6,13 +6,15 @@ import (
 	"kigo/engine/device"
 )
 
-// inputs are a step's numbers on their way to the device: one pinned buffer,
-// copied as a whole. It is written when no step is under way.
+// inputs are a step's numbers on their way to the device: a pinned buffer, copied as a
+// whole. There are two of them, which steps take in turn, because one may not have
+// arrived yet when the next one is written; on the device one step follows the other.
 type inputs struct {
 	maxRows int
-	host    []byte
+	host    [2][]byte
 	device  buffer
-	ints    []int32 // host as numbers
+	turn    int
+	ints    []int32 // host[turn] as numbers
 }
 
 // The order of the parts: tokens, positions, tableOf and pick of maxRows each,
@@ -24,25 +26,32 @@ func (in *inputs) init(d *Device, rows, tables int) error {
 	return in.grow(d, tables)
 }
 
-// grow makes room for so many numbers of tables.
+// grow makes room for so many numbers of tables, when no step is under way.
 func (in *inputs) grow(d *Device, tables int) (err error) {
 	if err := in.free(d); err != nil {
 		return err
 	}
 	size := 4 * (inputParts*in.maxRows + tables)
-	if in.host, err = d.drv.HostAlloc(size); err != nil {
-		return d.wrap(err, "memory for inputs")
+	for i := range in.host {
+		if in.host[i], err = d.drv.HostAlloc(size); err != nil {
+			return d.wrap(err, "memory for inputs")
+		}
 	}
-	in.ints = int32s(in.host)
+	in.take(0)
 	in.device, err = d.allocate(uint64(size), "inputs")
 	return err
 }
 
+// take has a buffer be written, whose last step has ended or is followed by one that has.
+func (in *inputs) take(turn int) { in.turn, in.ints = turn, int32s(in.host[turn]) }
+
 func (in *inputs) free(d *Device) error {
 	var err error
-	if in.host != nil {
-		err = d.drv.HostFree(in.host)
-		in.host, in.ints = nil, nil
+	for i := range in.host {
+		if in.host[i] != nil {
+			err = errors.Join(err, d.drv.HostFree(in.host[i]))
+			in.host[i], in.ints = nil, nil
+		}
 	}
 	return d.wrap(errors.Join(err, d.release(&in.device)), "memory for inputs")
 }
@@ -104,5 +113,5 @@ func (in *inputs) write(d *Device, step *device.Step, shape *stepShape, c *cache
 		pick[i] = int32(shape.rows - 1)
 	}
 	writeTiles(in.ints[4*in.maxRows:inputParts*in.maxRows], step, shape, blockSize)
-	return d.drv.CopyToDevice(in.device.ptr, in.host[:4*(inputParts*in.maxRows+at)], d.stream)
+	return d.drv.CopyToDevice(in.device.ptr, in.host[in.turn][:4*(inputParts*in.maxRows+at)], d.stream)
 }

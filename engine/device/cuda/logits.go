@@ -55,7 +55,7 @@ func (o *logits) compute(x *executable, at, n int) error {
 	if err := x.prepareFor(o.prepare, n, false, o.product); err != nil {
 		return err
 	}
-	o.product.rank(x.best + uint64(8*at))
+	o.product.rank(x.now().best + uint64(8*at))
 	return o.product.run(x, n, pick)
 }
 

@@ -16,15 +16,17 @@ type embedding struct {
 
 func (x *executable) newEmbed(op *device.Embed) (operation, error) {
 	l, err := newLaunch(x.dev, "embed", 128, kernels.EmbedParams{
-		Table: x.ws.layout(int(op.Table)),
-		Out:   x.values[op.Out],
-		Clear: x.best, Clears: uint32(x.opt.MaxRows), // before the step's logits are ranked
+		Table:  x.ws.layout(int(op.Table)),
+		Out:    x.values[op.Out],
+		Clears: uint32(x.opt.MaxRows), // before the step's logits are ranked
+		Vocab:  uint32(x.prog.Tensors[op.Table].Rows),
 	})
 	return &embedding{op, l}, err
 }
 
 func (o *embedding) run(x *executable, s *stepShape) error {
 	o.l.params.Tokens, o.l.params.Rows = x.in.tokens(), uint32(s.rows)
+	o.l.params.Previous, o.l.params.Clear = x.before().best, x.now().best
 	if err := start(x.dev, o.l.grid(ceilDiv(int(o.l.params.Table.Cols), 128), s.rows, 1), x.dev.stream); err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ func (x *executable) Profile(step *device.Step, times int) ([]device.PartTime, e
 	if x.watched() {
 		return nil, fmt.Errorf("%w: a profile of steps whose every stage is looked at", device.ErrNotSupported)
 	}
+	x.under = 0 // about those before it nobody will ask; on the device they end first
 	if err := x.Begin(step); err != nil {
 		return nil, err
 	}

@@ -12,7 +12,7 @@ import (
 
 // Run performs a step and fetches the logits.
 func (x *executable) Run(step *device.Step) ([]float32, error) {
-	unbind, err := x.perform(step)
+	unbind, err := x.perform(step, true)
 	if err != nil {
 		return nil, err
 	}
@@ -24,13 +24,18 @@ func (x *executable) Run(step *device.Step) ([]float32, error) {
 }
 
 // perform sends the step's inputs and launches every operation. It leaves the
-// context bound, and the work under way.
-func (x *executable) perform(step *device.Step) (unbind func(), err error) {
+// context bound, and the work under way. Alone, the step waits for those that are, about
+// which nobody will ask.
+func (x *executable) perform(step *device.Step, alone bool) (unbind func(), err error) {
 	if err := x.open("run"); err != nil {
 		return nil, err
 	}
+	named := x.named
+	if alone {
+		named = 0
+	}
 	blockSize := x.cache.shape.BlockSize
-	if err := step.Check(x.prog.Vocab, x.opt.MaxRows, blockSize, x.cache.mapped); err != nil {
+	if err := step.Check(x.prog.Vocab, x.opt.MaxRows, blockSize, x.cache.mapped, named); err != nil {
 		return nil, err
 	}
 	bound, err := x.dev.bind()
@@ -39,19 +44,28 @@ func (x *executable) perform(step *device.Step) (unbind func(), err error) {
 	}
 	defer func() {
 		if err != nil {
+			err = errors.Join(err, x.wait()) // nothing of it is under way when the next one comes
 			bound()
 		}
 	}()
-	if err := x.wait(); err != nil {
-		return nil, err
+	if alone || x.under == 0 {
+		if err := x.wait(); err != nil {
+			return nil, err
+		}
+		x.under = 0
 	}
+	x.named = 0
 	if need, ok := x.in.fits(step, blockSize); !ok {
 		// Graphs know the old addresses.
-		if err := errors.Join(x.dropGraphs(), x.in.grow(x.dev, 2*need)); err != nil {
+		if err := errors.Join(x.wait(), x.dropGraphs(), x.in.grow(x.dev, 2*need)); err != nil {
 			return nil, err
 		}
 	}
+	x.turn = 1 - x.turn
+	x.in.take(x.turn)
+	x.drawing.in, x.drawing.out = x.now().drawIn, x.now().drawOut
 	x.shape, x.held = x.shapeOf(step), 0
+	x.now().rows, x.now().logits = x.shape.rows, x.shape.logits
 	launched := x.shape
 	recorded := x.recorded(&launched)
 	if recorded {

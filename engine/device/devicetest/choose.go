@@ -113,8 +113,8 @@ func (c *chosen) check(what string, step *device.Step) {
 	t := c.t
 	t.Helper()
 	rows := len(step.Logits)
-	// A step that nobody asks about is under way when the next one begins; and a
-	// step is the caller's again as soon as it has begun.
+	// A step is under way when the next one begins; and a step is the caller's again as
+	// soon as it has begun.
 	for range 2 {
 		again := *step
 		again.Tokens, again.Logits = slices.Clone(step.Tokens), slices.Clone(step.Logits)
@@ -124,7 +124,15 @@ func (c *chosen) check(what string, step *device.Step) {
 		clear(again.Tokens)
 		clear(again.Logits)
 	}
+	before, err := c.c.Largest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before = slices.Clone(before)
 	largest, err := c.c.Largest()
+	if err == nil && !slices.Equal(before, largest) {
+		t.Errorf("%s: the same step gives first %v, then %v", what, before, largest)
+	}
 	if err != nil || len(largest) != rows {
 		t.Fatalf("%s: %d largest logits (%v), want %d", what, len(largest), err, rows)
 	}

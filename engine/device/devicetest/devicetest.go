@@ -45,6 +45,7 @@ func Run(t *testing.T, open func(t *testing.T) device.Device, b Bounds) {
 	t.Run("BitsAcrossSplits", s.splits)
 	t.Run("LargestLogits", s.choose)
 	t.Run("Draws", s.draw)
+	t.Run("StepsAhead", s.ahead)
 }
 
 // Choose is the part of Run that is about choosing among logits, for a device that has
@@ -53,6 +54,13 @@ func Choose(t *testing.T, open func(t *testing.T) device.Device) {
 	s := &suite{open: open}
 	t.Run("LargestLogits", s.choose)
 	t.Run("Draws", s.draw)
+	t.Run("StepsAhead", s.ahead)
+}
+
+// Ahead is the part of Run that is about steps that begin while others are under way.
+func Ahead(t *testing.T, open func(t *testing.T) device.Device) {
+	s := &suite{open: open}
+	t.Run("StepsAhead", s.ahead)
 }
 
 // Batches is the part of Run that says that a row has the same bits in any company, for

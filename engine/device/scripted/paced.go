@@ -33,7 +33,9 @@ type Pace struct {
 type Paced struct {
 	device.Device // has the weights
 	pace          Pace
-	rows, steps   atomic.Int64
+
+	rows, steps, ahead atomic.Int64
+	under, beside      atomic.Int64
 }
 
 // NewPaced makes such a device over on, which it closes.
@@ -69,6 +71,19 @@ func (d *Paced) Info() device.Info {
 // Steps is how many steps were begun, and how many rows they had in all.
 func (d *Paced) Steps() (steps, rows int64) { return d.steps.Load(), d.rows.Load() }
 
+// Beside is how often a program was compiled or closed, or memory of a cache went, while a
+// step was under way.
+func (d *Paced) Beside() int64 { return d.beside.Load() }
+
+func (d *Paced) changes() {
+	if d.under.Load() > 0 {
+		d.beside.Add(1)
+	}
+}
+
+// Ahead is how many steps were begun while another one was under way.
+func (d *Paced) Ahead() int64 { return d.ahead.Load() }
+
 // CacheBlockBytes counts a token's number for each token.
 func (d *Paced) CacheBlockBytes(shape device.CacheShape) uint64 { return 4 * uint64(shape.BlockSize) }
 
@@ -77,7 +92,7 @@ func (d *Paced) NewCache(shape device.CacheShape, blocks int) (device.Cache, err
 	if shape.BlockSize < 1 || blocks < 1 {
 		return nil, fmt.Errorf("cache of %d blocks of %d tokens", blocks, shape.BlockSize)
 	}
-	return &tokenCache{shape: shape, chunk: max(d.pace.Chunk, 1), tokens: make([]int32, blocks*shape.BlockSize), mapped: make([]bool, blocks)}, nil
+	return &tokenCache{d: d, shape: shape, chunk: max(d.pace.Chunk, 1), tokens: make([]int32, blocks*shape.BlockSize), mapped: make([]bool, blocks)}, nil
 }
 
 // Compile needs nothing but the sizes.
@@ -86,11 +101,13 @@ func (d *Paced) Compile(p *device.Program, _ device.Weights, c device.Cache, opt
 	if !ok {
 		return nil, fmt.Errorf("%w: cache of another device (%T)", device.ErrBadProgram, c)
 	}
+	d.changes()
 	return &pacedExec{d: d, cache: own, vocab: p.Vocab, maxRows: opt.MaxRows}, nil
 }
 
 // tokenCache has a number for each slot of each block that there is memory for.
 type tokenCache struct {
+	d      *Paced
 	shape  device.CacheShape
 	chunk  int
 	tokens []int32
@@ -125,6 +142,7 @@ func (c *tokenCache) set(block int, mapped bool) error {
 		c.tokens[i] = -1 // nobody's
 	}
 	if !mapped {
+		c.d.changes()
 		from, to = to, from
 	}
 	c.taken += to - from
@@ -138,32 +156,68 @@ type pacedExec struct {
 	vocab   int
 	maxRows int
 
-	ends    time.Time // of the step that was begun
-	largest []device.Ranked
-	drawn   []int32
-	logits  []float32
-	seqOf   []int // by row
+	steps  [2]pacedStep // the latest two, in turn
+	last   *pacedStep   // that began last
+	asked  *pacedStep   // that Largest gave last
+	under  int          // steps that were not asked about
+	drawn  []int32
+	logits []float32
+	seqOf  []int // by row
 }
 
+// pacedStep is what is kept of a step.
+type pacedStep struct {
+	ends    time.Time
+	largest []device.Ranked
+	drawn   []int32
+}
+
+// other is the step that is not the one given.
+func (x *pacedExec) other(than *pacedStep) *pacedStep {
+	if than == &x.steps[0] {
+		return &x.steps[1]
+	}
+	return &x.steps[0]
+}
+
+// Begin does all of a step's work at once, which comes to the same.
 func (x *pacedExec) Begin(step *device.Step) error {
-	c := x.cache
-	if err := step.Check(x.vocab, x.maxRows, c.shape.BlockSize, c.mapped); err != nil {
+	c, before := x.cache, 0
+	if x.last != nil {
+		before = len(x.last.largest)
+	}
+	if err := step.Check(x.vocab, x.maxRows, c.shape.BlockSize, c.mapped, before); err != nil {
 		return err
+	}
+	if x.under == len(x.steps) {
+		return fmt.Errorf("%w: two steps are under way", device.ErrBadStep)
 	}
 	x.d.steps.Add(1)
 	x.d.rows.Add(int64(len(step.Tokens)))
-	x.ends = time.Now().Add(x.d.pace.Step + time.Duration(len(step.Tokens))*x.d.pace.Row)
+	begins := time.Now()
+	if x.under > 0 {
+		x.d.ahead.Add(1)
+		if x.last.ends.After(begins) {
+			begins = x.last.ends
+		}
+	}
+	now := x.other(x.last)
+	now.ends = begins.Add(x.d.pace.Step + time.Duration(len(step.Tokens))*x.d.pace.Row)
 	row := 0
 	x.seqOf = x.seqOf[:0]
 	for i := range step.Seqs {
 		s := &step.Seqs[i]
 		for r := range s.Rows {
-			*c.at(s.Blocks, s.Start+r) = step.Tokens[row]
+			token := step.Tokens[row]
+			if token < 0 {
+				token = x.last.largest[-1-token].ID
+			}
+			*c.at(s.Blocks, s.Start+r) = token
 			x.seqOf = append(x.seqOf, i)
 			row++
 		}
 	}
-	x.largest = x.largest[:0]
+	now.largest = now.largest[:0]
 	first, of := 0, 0 // the first row of sequence of
 	for _, r := range step.Logits {
 		for ; of < x.seqOf[r]; of++ {
@@ -175,8 +229,12 @@ func (x *pacedExec) Begin(step *device.Step) error {
 		for p := range n {
 			h = mix(h, p, *c.at(s.Blocks, p))
 		}
-		x.largest = append(x.largest, device.Ranked{ID: x.d.pace.Next(h), Logit: 1})
+		now.largest = append(now.largest, device.Ranked{ID: x.d.pace.Next(h), Logit: 1})
 	}
+	x.last = now
+	now.drawn = now.draw(now.drawn[:0], step.Draws)
+	x.under++
+	x.d.under.Add(1)
 	return nil
 }
 
@@ -185,45 +243,90 @@ func (c *tokenCache) at(blocks []int32, position int) *int32 {
 }
 
 func (x *pacedExec) Largest() ([]device.Ranked, error) {
-	time.Sleep(time.Until(x.ends))
-	return x.largest, nil
+	of := x.last
+	switch x.under {
+	case 0:
+		return nil, device.ErrPassed
+	case 2:
+		of = x.other(x.last)
+	}
+	x.under--
+	x.asked = of
+	x.d.under.Add(-1)
+	time.Sleep(time.Until(of.ends))
+	return of.largest, nil
 }
 
 // Draw tells what is certain: so cold that all tokens but one weigh nothing, and no
 // logit is changed.
 func (x *pacedExec) Draw(wants []device.Draw) ([]int32, error) {
-	time.Sleep(time.Until(x.ends))
-	x.drawn = x.drawn[:0]
+	if x.under > 0 || x.last == nil {
+		return nil, device.ErrPassed
+	}
+	x.drawn = x.last.draw(x.drawn[:0], wants)
+	return x.drawn, nil
+}
+
+func (s *pacedStep) draw(ids []int32, wants []device.Draw) []int32 {
 	for _, w := range wants {
 		id := int32(-1)
 		if w.Scale > 41 && len(w.Edits) == 0 && w.Allowed == nil {
-			id = x.largest[w.Row].ID
+			id = s.largest[w.Row].ID
 		}
-		x.drawn = append(x.drawn, id)
+		ids = append(ids, id)
 	}
-	return x.drawn, nil
+	return ids
+}
+
+// Drawn is by the rules of Draw.
+func (x *pacedExec) Drawn() []int32 {
+	if x.asked == nil {
+		return nil
+	}
+	return x.asked.drawn
 }
 
 // Fetch gives 1 to the next token and 0 to all others.
 func (x *pacedExec) Fetch(rows []int) ([]float32, error) {
-	time.Sleep(time.Until(x.ends))
+	if x.under > 0 || x.last == nil {
+		return nil, device.ErrPassed
+	}
 	x.logits = append(x.logits[:0], make([]float32, len(rows)*x.vocab)...)
 	for i, r := range rows {
-		x.logits[i*x.vocab+int(x.largest[r].ID)] = 1
+		x.logits[i*x.vocab+int(x.last.largest[r].ID)] = 1
 	}
 	return x.logits, nil
 }
 
 func (x *pacedExec) Run(step *device.Step) ([]float32, error) {
+	if err := step.Check(x.vocab, x.maxRows, x.cache.shape.BlockSize, x.cache.mapped, 0); err != nil {
+		return nil, err
+	}
+	for x.under > 0 {
+		if _, err := x.Largest(); err != nil {
+			return nil, err
+		}
+	}
+	x.last = nil
 	if err := x.Begin(step); err != nil {
+		return nil, err
+	}
+	if _, err := x.Largest(); err != nil {
 		return nil, err
 	}
 	rows := make([]int, len(step.Logits))
 	for i := range rows {
 		rows[i] = i
 	}
-	return x.Fetch(rows)
+	logits, err := x.Fetch(rows)
+	x.last = nil // of what follows Begin nobody can name a row of this
+	return logits, err
 }
 
 func (x *pacedExec) ScratchBytes() uint64 { return 0 }
-func (x *pacedExec) Close() error         { return nil }
+func (x *pacedExec) Close() error {
+	x.d.changes()
+	x.d.under.Add(-int64(x.under))
+	x.under = 0
+	return nil
+}

@@ -217,10 +217,13 @@ func (x *chooser) Begin(step *device.Step) error {
 
 func (x *chooser) Largest() ([]device.Ranked, error) {
 	if err := x.d.before("Largest"); err != nil {
+		_, _ = x.on.Largest() // the step is under way no more, as the interface says
 		return nil, err
 	}
 	return x.on.Largest()
 }
+
+func (x *chooser) Drawn() []int32 { return x.on.Drawn() }
 
 func (x *chooser) Draw(wants []device.Draw) ([]int32, error) {
 	if err := x.d.before("Draw"); err != nil {
