@@ -28,6 +28,18 @@ func aheadOn(t *testing.T, cfg engine.Config, model engine.LoadRequest) (*engine
 	if cfg.MaxContext == 0 {
 		cfg.MaxContext = 512
 	}
+	return onProcessor(t, cfg, dev, model), dev
+}
+
+// onProcessor is an engine with a model on a device; on the processor itself without one.
+func onProcessor(t *testing.T, cfg engine.Config, dev device.Device, model engine.LoadRequest) *engine.Engine {
+	t.Helper()
+	if dev == nil {
+		var err error
+		if dev, err = cpu.New(cpu.Config{}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	e, err := engine.NewOn(cfg, dev)
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +52,7 @@ func aheadOn(t *testing.T, cfg engine.Config, model engine.LoadRequest) (*engine
 	if _, err := e.Load(t.Context(), model, nil); err != nil {
 		t.Fatal(err)
 	}
-	return e, dev
+	return e
 }
 
 func tinyModel(t *testing.T) engine.LoadRequest {
@@ -96,10 +108,7 @@ func TestStepsAheadSayTheSame(t *testing.T) {
 			if name == "tiny" {
 				streams = 48
 			}
-			one := newEngine(t, engine.Config{MaxConcurrent: 1, NoPrefixCache: true, MaxContext: 256})
-			if _, err := one.Load(t.Context(), model(), nil); err != nil {
-				t.Fatal(err)
-			}
+			one := onProcessor(t, engine.Config{MaxConcurrent: 1, NoPrefixCache: true, MaxContext: 256}, nil, model())
 			greedy, mixed := foreseen(companions(streams)), companions(streams)
 			said, saidMixed := eachAlone(t, one, greedy), []whole(nil)
 			if all := name == "tiny" || long(); all {

@@ -6,18 +6,6 @@
 
 static constexpr uint32_t ONE_WARPS = 8, ONE_THREADS = ONE_WARPS * 32, MOST_CLUSTER = 8;
 
-// A cluster's blocks wait for each other in two steps, and not for those that have
-// ended.
-__device__ __forceinline__ void cluster_arrive() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void cluster_wait() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-#endif
-}
 // Stores to where the cluster's first block has what is at `at` here.
 __device__ __forceinline__ void store_first(float2 *at, float x, float y) {
 #if __CUDA_ARCH__ >= 900

@@ -134,6 +134,18 @@ __device__ __forceinline__ void wait_for_previous() {
 #endif
 }
 
+// A cluster's blocks wait for each other in two steps, and not for those that have
+// ended.
+__device__ __forceinline__ void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
 // a*b + c*d with one order of roundings wherever it is inlined: left to itself,
 // the compiler fuses either product.
 __device__ __forceinline__ float weigh(float a, float b, float c, float d) { return fmaf(a, b, __fmul_rn(c, d)); }

@@ -32,6 +32,8 @@ template <class W> __device__ __forceinline__ void few(const ProjectParams &p) {
     const uint32_t part_warps = p.segments << p.gated;
     let_next_start();
     const bool cluster = part_warps > FEW_WARPS;
+    if (cluster)
+        cluster_arrive(); // there is shared memory to store to
     const uint32_t rank = cluster ? cluster_rank() : 0, slot = rank * FEW_WARPS + warp;
     const uint32_t part = slot >> p.segments_log, segment = slot & (p.segments - 1);
     const uint32_t begin = segment_begin<W>(segment, p), end = segment_begin<W>(segment + 1, p);
@@ -91,6 +93,8 @@ template <class W> __device__ __forceinline__ void few(const ProjectParams &p) {
             load_first();
         }
         float *here = parts + turn % 2 * part_warps * 16 * ROWS, *mine = here + slot * 16 * ROWS + lane / 4 * 8 + lane % 4 * 2;
+        if (cluster && turn == 0)
+            cluster_wait();
         auto leave = [&](float *at, float v) {
             if (rank)
                 store_first(at, v);
