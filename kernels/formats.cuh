@@ -190,6 +190,7 @@ struct HighBits : Scales<2> {
 
 struct WeightsQ5_0 : Nibbles {
     static constexpr uint32_t BYTES[4] = {512, 128, 64, 0};
+    static constexpr int AT_ONCE = 6;
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane == 0 ? lane * 16 : plane == 1 ? lane / 4 * 16 : lane / 4 * 8; }
     typedef HighBits Rest;
     uint2 d;
@@ -210,7 +211,7 @@ struct WeightsQ5_0 : Nibbles {
 
 struct WeightsQ5_1 : Nibbles {
     static constexpr uint32_t BYTES[4] = {512, 128, 128, 0};
-    static constexpr int AT_ONCE = 6;
+    static constexpr int AT_ONCE = 5;
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane == 0 ? lane * 16 : lane / 4 * 16; }
     typedef HighBits Rest;
     uint4 dm, h;
