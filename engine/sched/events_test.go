@@ -187,6 +187,9 @@ func (e *episode) step() error {
 	if err != nil {
 		return err
 	}
+	if id := e.s.Overtaken(); id != 0 {
+		return fmt.Errorf("a later prompt has rows before sequence %d: %+v", id, p.Work)
+	}
 	e.starved += e.s.Starved()
 	// Where Wanted has counted all who may come in, all do, and nobody goes for them.
 	// Whoever expired in this step was one of those that were counted.

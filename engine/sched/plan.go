@@ -1,10 +1,5 @@
 package sched
 
-import (
-	"cmp"
-	"slices"
-)
-
 // Plan is the work of one step, and what has become of sequences since the last
 // one. It is the scheduler's: valid until the next call of Next.
 type Plan struct {
@@ -79,7 +74,6 @@ func (s *Scheduler) fill() {
 		case q.rowsLeft() == 1:
 			single++
 		default:
-			q.rank = int64(q.level) + (s.now-q.rowAt)/s.cfg.Aging
 			s.prompts = append(s.prompts, q)
 		}
 	}
@@ -94,13 +88,14 @@ func (s *Scheduler) fill() {
 	if s.plan.Rows > 0 {
 		room = min(room, s.cfg.ChunkRows)
 	}
-	slices.SortFunc(s.prompts, promptOrder)
+	s.orderPrompts()
 	for _, q := range s.prompts {
 		if room == 0 {
 			break
 		}
 		rows := min(q.rowsLeft(), room)
 		s.work(q, rows)
+		s.classOf(q).rowsAt = s.now
 		room -= rows
 	}
 }
@@ -126,17 +121,6 @@ func (s *Scheduler) fillSingle(room int, turns bool) {
 	}
 }
 
-// promptOrder has stronger sequences' prompts go first, where those that have had no
-// rows for long grow stronger, and among equals those of the tenant who was served
-// least.
-func promptOrder(a, b *sequence) int {
-	return cmp.Or(
-		-cmp.Compare(a.rank, b.rank),
-		cmp.Compare(a.tenant.served, b.tenant.served),
-		cmp.Compare(a.order, b.order),
-	)
-}
-
 func (s *Scheduler) work(q *sequence, rows int) {
 	s.plan.Work = append(s.plan.Work, Work{
 		ID:     q.id,
@@ -147,7 +131,7 @@ func (s *Scheduler) work(q *sequence, rows int) {
 	})
 	s.plan.Rows += rows
 	s.flight = append(s.flight, q)
-	q.inFlight, q.rowAt = true, s.now
+	q.inFlight = true
 }
 
 // Done says that the step has run, and when it ended: its rows are in the KV
@@ -194,6 +178,7 @@ func (s *Scheduler) land(ran bool) {
 func (s *Scheduler) commit(q *sequence, rows int) {
 	q.done += rows
 	s.stats.Again += uint64(min(q.done, q.high) - min(q.done-rows, q.high))
+	q.tenant.computed += int64(max(q.done-q.high, 0))
 	q.high = max(q.high, q.done)
 	q.tenant.charge(q, q.done)
 	s.publish(q)

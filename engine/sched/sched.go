@@ -12,8 +12,9 @@
 //
 // By subject: queue.go has the order of those who wait, tenant.go the fairness
 // between tenants, admit.go and preempt.go who gets in and who has to go, memory.go
-// what happens while there is memory for few blocks, pause.go the readers that do not read, prefix.go and samples.go what is not
-// computed twice, plan.go the step, estimate.go and deadline.go the times.
+// what happens while there is memory for few blocks, pause.go the readers that do
+// not read, prefix.go and samples.go what is not computed twice, plan.go the step,
+// prompts.go whose prompt comes next, estimate.go and deadline.go the times.
 package sched
 
 import (
@@ -81,8 +82,8 @@ type Config struct {
 	ChunkRows int
 
 	// Aging is after how many ns a class of which nobody was admitted counts as
-	// one priority higher. A short one makes priorities mean little, a long one
-	// lets low priorities wait long.
+	// one priority higher, and one whose running prompts have had no rows. A short
+	// one makes priorities mean little, a long one lets low priorities wait long.
 	Aging int64
 
 	// MaxTenants is how many tenants are remembered. One that has no sequence
