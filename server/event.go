@@ -23,7 +23,9 @@ func startedEvent(s engine.Started, correlation string) *kigov1.ExecuteResponse 
 }
 
 func tokensEvent(t *engine.Tokens) *kigov1.ExecuteResponse {
-	out := &kigov1.Tokens{Index: int32(t.Index), Ids: t.IDs, Text: t.Text, Logprobs: logprobs(t.Logprobs)}
+	out := &kigov1.Tokens{
+		Sample: int32(t.Sample), Index: int32(t.Index), Ids: t.IDs, Text: t.Text, Logprobs: logprobs(t.Logprobs),
+	}
 	return &kigov1.ExecuteResponse{Event: &kigov1.ExecuteResponse_Tokens{Tokens: out}}
 }
 
@@ -45,16 +47,32 @@ func endEvent(e *engine.End) *kigov1.ExecuteResponse {
 		StopText:        e.StopText,
 		PromptTokens:    int32(e.PromptTokens),
 		GeneratedTokens: int32(e.GeneratedTokens),
-		Timings: &kigov1.Timings{
-			Queued:  durationpb.New(e.Queued),
-			Prefill: durationpb.New(e.Prefill),
-			Decode:  durationpb.New(e.Decode),
-		},
+		Timings:         timings(e),
 	}
 	if e.StopID >= 0 {
 		out.StopId = &e.StopID
 	}
+	for _, one := range e.Samples {
+		s := &kigov1.SampleEnd{
+			StopReason:      stopReason(one.Reason),
+			StopText:        one.StopText,
+			GeneratedTokens: int32(one.GeneratedTokens),
+			Timings:         timings(one),
+		}
+		if one.StopID >= 0 {
+			s.StopId = &one.StopID
+		}
+		out.Samples = append(out.Samples, s)
+	}
 	return &kigov1.ExecuteResponse{Event: &kigov1.ExecuteResponse_End{End: out}}
+}
+
+func timings(e *engine.End) *kigov1.Timings {
+	return &kigov1.Timings{
+		Queued:  durationpb.New(e.Queued),
+		Prefill: durationpb.New(e.Prefill),
+		Decode:  durationpb.New(e.Decode),
+	}
 }
 
 func stopReason(r engine.StopReason) kigov1.StopReason {
