@@ -210,7 +210,11 @@ func (e *episode) step() error {
 // goAhead plans a step behind the one in flight, if that can be, and checks who came in.
 func (e *episode) goAhead() error {
 	before, _ := e.places()
-	if _, err := e.ahead(); err != nil {
+	p, err := e.ahead()
+	if err != nil {
+		return err
+	}
+	if err := e.overtaken(p); err != nil {
 		return err
 	}
 	return e.order(before)

@@ -31,9 +31,21 @@ func (s *Scheduler) orderPrompts() {
 		s.classes[i].prompts = there[i]
 	}
 	slices.SortFunc(s.prompts, byRank)
+	var assumed []*sequence // of the step whose end is: its rows are not in computed yet
+	if s.behind != 0 {
+		assumed = s.flight(0).seqs
+	}
+	for _, q := range assumed {
+		if q.at != isGone {
+			q.tenant.ahead += int64(max(q.done-q.high, 0))
+		}
+	}
 	for _, q := range s.prompts {
 		q.tenant.ahead += int64(q.rowsLeft())
 		q.finish = q.tenant.computed + q.tenant.ahead
+	}
+	for _, q := range assumed {
+		q.tenant.ahead = 0
 	}
 	for _, q := range s.prompts {
 		q.tenant.ahead = 0

@@ -14,7 +14,7 @@ type tenant struct {
 	name string
 	root kv.Key // of its sequences' first blocks
 	counters
-	ahead     int64 // rows of its prompts that come before another one; 0 but for orderPrompts
+	ahead     int64 // rows of it that come before a prompt is through; 0 but for orderPrompts
 	sequences int   // that it has; with none it is idle
 	at        int   // in tenants.active
 
