@@ -291,10 +291,11 @@ func (o *owner) tell(q *sequence) {
 		o.finish(q, end)
 		return
 	}
-	// The tokens that steps under way will bring need room, too.
+	// The tokens that steps under way will bring need room, too, and so do those of the
+	// step that begins before the next look.
 	s := q.stream
 	held += s.coming()
-	if _, paused := o.paused[s]; !paused && held >= s.buffer && s.wait() {
+	if _, paused := o.paused[s]; !paused && held > s.buffer-s.left && s.wait() {
 		o.pause(s)
 	}
 }

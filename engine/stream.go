@@ -13,6 +13,7 @@ type Stream struct {
 	started Started
 	model   *served
 	buffer  int // tokens that are held for the reader, before the owner waits for it
+	half    int // of these, with which it goes on
 	booked  int // sequences that count in Engine.sequences, and under its lock
 
 	// The owner's.
@@ -43,6 +44,7 @@ func newStream(e *Engine, m *served, started Started, r *Request) *Stream {
 		started: started,
 		model:   m,
 		buffer:  e.cfg.StreamBuffer * n,
+		half:    e.cfg.StreamBuffer / 2 * n,
 		left:    n,
 		bell:    make(chan struct{}, 1),
 		prompt:  r.PromptLogprobs >= 0 && started.PromptTokens > 1,
@@ -85,7 +87,7 @@ func (s *Stream) take() (ev Event, ok bool, err error) {
 		if ev.Tokens != nil {
 			s.held -= len(ev.Tokens.IDs)
 		}
-		if s.waited && s.held <= s.buffer/2 {
+		if s.waited && s.held <= s.half {
 			s.waited = false
 			s.engine.owner.wake()
 		}
@@ -112,7 +114,7 @@ func (s *Stream) push(ev Event) (held int) {
 		s.held += len(ev.Tokens.IDs)
 	}
 	// A reader that lags far behind has less to do when what follows comes together.
-	apart := max(s.buffer/2, 8)
+	apart := max(s.half, 8)
 	if n-s.first >= apart && ev.Tokens != nil {
 		if last := s.latest(ev.Tokens.Sample); last != nil {
 			last.IDs = append(last.IDs, ev.Tokens.IDs...)
@@ -152,7 +154,7 @@ func (s *Stream) latest(sample int) *Tokens {
 func (s *Stream) wait() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.waited = s.held > s.buffer/2 && !s.prompt
+	s.waited = s.held > s.half && !s.prompt
 	return s.waited
 }
 
