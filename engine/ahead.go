@@ -15,7 +15,8 @@ import (
 // has it computed again.
 
 // leastAhead is the least StreamBuffer with which steps begin ahead: two tokens on their
-// way then leave room for as many as there may be before a sequence is paused.
+// way then leave room for as many as there may be before a sequence is paused. There is
+// as much for each answer of a stream.
 const leastAhead = 5
 
 // beginAhead begins the step after one that is under way, if the device knows all tokens

@@ -209,6 +209,7 @@ func TestLeavingWhileStepsAreUnderWay(t *testing.T) {
 			ctx, cancel = context.WithTimeout(t.Context(), time.Duration(1+i)*100*time.Microsecond)
 		}
 		r := pacedRequest(i, 1+i*13%60, 0, 1+i*37%120)
+		r.Samples = 1 + i/6%3
 		s, err := e.Submit(ctx, r)
 		if err != nil {
 			cancel()
@@ -217,20 +218,23 @@ func TestLeavingWhileStepsAreUnderWay(t *testing.T) {
 		all.Go(func() {
 			defer cancel()
 			want := pacedText(r.Tokens, r.MaxTokens)
-			var got []int32
+			got, events := make([][]int32, r.Samples), 0
 			for {
 				ev, err := s.Next(t.Context())
 				if err != nil || ev.End != nil {
 					leaves := i%6 >= 1 && i%6 <= 3
-					if !slices.Equal(got, want[:len(got)]) || !leaves && (err != nil || len(got) != len(want)) {
-						t.Errorf("stream %d: %v (%v), want %v", i, got, err, want)
+					for _, got := range got {
+						if !slices.Equal(got, want[:len(got)]) || !leaves && (err != nil || len(got) != len(want)) {
+							t.Errorf("stream %d: %v (%v), want %v", i, got, err, want)
+						}
 					}
 					return
 				}
-				switch got = append(got, ev.Tokens.IDs...); {
-				case i%6 == 2 && len(got) > i%10:
+				got[ev.Tokens.Sample] = append(got[ev.Tokens.Sample], ev.Tokens.IDs...)
+				switch events++; {
+				case i%6 == 2 && events > i%10:
 					s.Cancel()
-				case i%6 == 3 && len(got) == 2:
+				case i%6 == 3 && events == 2:
 					time.Sleep(40 * time.Millisecond) // longer than SlowReader
 				}
 			}
@@ -247,17 +251,20 @@ func TestLeavingWhileStepsAreUnderWay(t *testing.T) {
 }
 
 // A reader that does not read has no more tokens kept for it than there is room for,
-// however many are on their way.
+// however many are on their way, of how many answers.
 func TestBufferHoldsWithStepsAhead(t *testing.T) {
-	for _, buffer := range []int{1, 2, 4, 5, 6, 7, 16} {
-		e := paced(t, engine.Config{MaxConcurrent: 2, StreamBuffer: buffer, SlowReader: time.Hour}, scripted.Pace{Step: 20 * time.Microsecond})
-		s := submit(t, e, pacedRequest(0, 5, 0, 300))
+	for i := range 21 {
+		buffer, answers := []int{1, 2, 4, 5, 6, 7, 16}[i/3], []int{1, 2, 5}[i%3]
+		e := paced(t, engine.Config{MaxConcurrent: 6, StreamBuffer: buffer, SlowReader: time.Hour}, scripted.Pace{Step: 20 * time.Microsecond})
+		r := pacedRequest(0, 40, 0, 300)
+		r.Samples = answers
+		s := submit(t, e, r)
 		other := pacedRequest(1, 5, 0, 100)
 		if w, err := readWhole(t.Context(), submit(t, e, other)); err != nil || !slices.Equal(w.ids, pacedText(other.Tokens, 100)) {
 			t.Errorf("buffer of %d: %v, %v", buffer, w.ids, err)
 		}
-		if held, most := e.Status().Tokens-100, max(buffer, buffer/2+2); held > uint64(most) {
-			t.Errorf("%d tokens are held in a buffer of %d", held, buffer)
+		if held, most := e.Status().Tokens-100, max(buffer, buffer/2+2)*answers; held > uint64(most) {
+			t.Errorf("%d tokens of %d answers are held in a buffer of %d", held, answers, buffer)
 		}
 		s.Cancel()
 		settled(t, e)
@@ -270,7 +277,7 @@ func TestFailureWithAStepBehind(t *testing.T) {
 	for _, call := range []string{"Run", "Largest"} {
 		t.Run(call, func(t *testing.T) {
 			var fail atomic.Bool
-			e := scriptedWaits(t, engine.Config{MaxConcurrent: 4}, scripted.Pace{Step: time.Millisecond}, func(c string, _ int) error {
+			e := scriptedWaits(t, engine.Config{MaxConcurrent: 10}, scripted.Pace{Step: time.Millisecond}, func(c string, _ int) error {
 				if c == call && fail.CompareAndSwap(true, false) {
 					return device.ErrOutOfMemory
 				}
@@ -278,7 +285,9 @@ func TestFailureWithAStepBehind(t *testing.T) {
 			})
 			var in []*engine.Stream
 			for i := range 4 {
-				in = append(in, submit(t, e, pacedRequest(i, 10, 0, 400)))
+				r := pacedRequest(i, 10, 0, 400)
+				r.Samples = 1 + i
+				in = append(in, submit(t, e, r))
 			}
 			for e.Status().Tokens < 20 {
 				time.Sleep(time.Millisecond)
@@ -287,9 +296,11 @@ func TestFailureWithAStepBehind(t *testing.T) {
 			queued := submit(t, e, behind)
 			fail.Store(true)
 			for i, s := range in {
-				w, err := readWhole(t.Context(), s)
-				if r := pacedRequest(i, 10, 0, 400); !errors.Is(err, engine.ErrInternal) || !slices.Equal(w.ids, pacedText(r.Tokens, len(w.ids))) {
-					t.Errorf("stream %d: %v", i, err)
+				each, err := readSamples(t, s, 1+i)
+				for _, w := range each {
+					if r := pacedRequest(i, 10, 0, 400); !errors.Is(err, engine.ErrInternal) || !slices.Equal(w.ids, pacedText(r.Tokens, len(w.ids))) {
+						t.Errorf("stream %d: %v, %v", i, w.ids, err)
+					}
 				}
 			}
 			if w, err := readWhole(t.Context(), queued); err != nil || !slices.Equal(w.ids, pacedText(behind.Tokens, 30)) {

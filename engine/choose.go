@@ -268,7 +268,7 @@ func (o *owner) tell(q *sequence) {
 		if r := recover(); r != nil {
 			o.engine.cfg.Log.Error().Str("request", q.stream.started.ID).Str("panic", fmt.Sprint(r)).Msg("assembling text panicked")
 			q.news = news{}
-			o.finish(q, Event{}, fmt.Errorf("%w: assembling text panicked", ErrInternal))
+			o.end(q, fmt.Errorf("%w: assembling text panicked", ErrInternal))
 		}
 	}()
 	held := 0
@@ -281,20 +281,21 @@ func (o *owner) tell(q *sequence) {
 	}
 	event, end, err := q.tell()
 	if err != nil {
-		o.finish(q, Event{}, err)
+		o.end(q, err)
 		return
 	}
 	if event != nil {
 		held = q.stream.push(Event{Tokens: event})
 	}
 	if end != nil {
-		o.finish(q, Event{End: end}, nil)
+		o.finish(q, end)
 		return
 	}
-	// The tokens that steps under way will bring need room, too.
-	held += q.coming
-	if _, paused := o.paused[q]; !paused && held >= o.engine.cfg.StreamBuffer && q.stream.wait() {
-		q.model.sched.Pause(q.id)
-		o.paused[q] = time.Now()
+	// The tokens that steps under way will bring need room, too, and so do those of the
+	// step that begins before the next look.
+	s := q.stream
+	held += s.coming()
+	if _, paused := o.paused[s]; !paused && held > s.buffer-s.left && s.wait() {
+		o.pause(s)
 	}
 }

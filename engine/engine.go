@@ -40,7 +40,7 @@ type Config struct {
 	MaxStops      int           // stop strings of a request, and stop ids; default 16
 	MaxStopBytes  int           // bytes of a stop string; default 256
 	MaxBiases     int           // logit biases of a request; default 1,024
-	StreamBuffer  int           // tokens held for a reader that lags before its sequence pauses; default 64
+	StreamBuffer  int           // tokens of each answer held for a reader that lags before its sequences pause; default 64
 	SlowReader    time.Duration // how long a paused sequence keeps its place; default 2 s
 	StepLimit     time.Duration // a step that takes longer is hung, whatever came before; default 1 min
 	SkipVerify    bool          // load without proving that the device holds the file's bytes
@@ -108,15 +108,18 @@ type Engine struct {
 	ctx   context.Context // ends with Close, and with the device
 	stop  context.CancelCauseFunc
 
-	mu       sync.Mutex
-	serving  *served            // what new requests go to
-	flight   *flight            // the load in progress
-	streams  map[string]*Stream // all that have not ended, by request id
-	idle     chan struct{}      // closed when streams becomes empty; nil unless awaited
-	draining bool
-	failure  error // why the device cannot be used any more
-	state    State
-	changed  chan struct{}
+	mu      sync.Mutex
+	serving *served            // what new requests go to
+	flight  *flight            // the load in progress
+	streams map[string]*Stream // all that have not ended, by request id
+	// Of the streams' sequences, those that have not ended: a stream has one for
+	// each answer.
+	sequences int
+	idle      chan struct{} // closed when streams becomes empty; nil unless awaited
+	draining  bool
+	failure   error // why the device cannot be used any more
+	state     State
+	changed   chan struct{}
 
 	failed chan struct{} // closed when failure is set
 
@@ -275,8 +278,8 @@ func (e *Engine) Status() Status {
 	}
 	// A request counts as waiting from Submit on, also before the owner has
 	// seen it.
-	s.Running = min(g.running, len(e.streams))
-	s.Waiting = len(e.streams) - s.Running
+	s.Running = min(g.running, e.sequences)
+	s.Waiting = e.sequences - s.Running
 	if e.serving != nil {
 		m := e.serving.describe()
 		s.Model = &m
@@ -404,17 +407,23 @@ func (e *Engine) streamsOf(m *served) []*Stream {
 	defer e.mu.Unlock()
 	var streams []*Stream
 	for _, s := range e.streams {
-		if m == nil || s.seq.model == m {
+		if m == nil || s.model == m {
 			streams = append(streams, s)
 		}
 	}
 	return streams
 }
 
-// forget takes an ended stream off the books.
-func (e *Engine) forget(s *Stream) {
+// forget takes so many ended sequences of a stream off the books, and the stream when
+// it has none left.
+func (e *Engine) forget(s *Stream, sequences int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	sequences = min(sequences, s.booked)
+	e.sequences -= sequences
+	if s.booked -= sequences; s.booked > 0 {
+		return
+	}
 	delete(e.streams, s.started.ID)
 	if len(e.streams) == 0 && e.idle != nil {
 		close(e.idle)

@@ -79,6 +79,7 @@ func TestLesson_EveryFieldOfARequestMatters(t *testing.T) {
 		"MaxTokens":      {nil, func(r *engine.Request) { r.MaxTokens = 39 }},
 		"Logprobs":       {nil, func(r *engine.Request) { r.Logprobs = 0 }},
 		"Logprobs more":  {func(r *engine.Request) { r.Logprobs = 1 }, func(r *engine.Request) { r.Logprobs = 2 }},
+		"Samples":        {nil, func(r *engine.Request) { r.Samples = 2 }},
 		"PromptLogprobs": {nil, func(r *engine.Request) { r.PromptLogprobs = 0 }},
 
 		"Sampling.Temperature":       {nil, func(r *engine.Request) { r.Sampling.Temperature = 0.1 }},

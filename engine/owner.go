@@ -32,7 +32,7 @@ type owner struct {
 	// The goroutine's own, or of who takes over.
 	models []*served // in service or retired with streams left
 	turn   int       // index in models of whose turn it is
-	paused map[*sequence]time.Time
+	paused map[*Stream]time.Time
 	nextID sched.ID
 	news   []*sequence // whose readers are to be told of the latest step
 
@@ -50,7 +50,7 @@ func newOwner(e *Engine) *owner {
 		dead:    make(chan struct{}),
 		watched: make(chan struct{}),
 		bell:    make(chan struct{}, 1),
-		paused:  map[*sequence]time.Time{},
+		paused:  map[*Stream]time.Time{},
 	}
 	go o.loop()
 	go o.watch()
@@ -202,19 +202,24 @@ func (o *owner) sleep(until time.Time) {
 	}
 }
 
-// add takes a submitted sequence in. stop detaches it from its context.
-func (o *owner) add(q *sequence, stop func() bool) {
-	q.detach = stop
-	if q.ended {
+// add takes a submitted stream in, all of its sequences or none. stop detaches it from
+// its context.
+func (o *owner) add(s *Stream, stop func() bool) {
+	s.detach = stop
+	if s.left == 0 {
 		stop()
 		return
 	}
 	if failure := o.engine.failureNow(); failure != nil {
-		o.end(q, failure)
+		o.endStream(s, failure)
 		return
 	}
-	o.nextID++
-	q.id = o.nextID
+	ids := make([]sched.ID, len(s.seqs))
+	for i, q := range s.seqs {
+		o.nextID++
+		q.id, ids[i] = o.nextID, o.nextID
+	}
+	q := s.seqs[0]
 	r := sched.Request{
 		Tokens:   q.tokens,
 		Most:     q.most,
@@ -227,11 +232,13 @@ func (o *owner) add(q *sequence, stop func() bool) {
 		r.Deadline = max(o.engine.nanos(q.deadline), 1)
 	}
 	q.keys = nil
-	if err := q.model.sched.Add(o.engine.nanos(time.Now()), &r, q.id); err != nil {
-		o.end(q, refusal(err))
+	if err := s.model.sched.Add(o.engine.nanos(time.Now()), &r, ids...); err != nil {
+		o.endStream(s, refusal(err))
 		return
 	}
-	q.model.seqs[q.id] = q
+	for _, q := range s.seqs {
+		s.model.seqs[q.id] = q
+	}
 }
 
 // refusal is why the scheduler does not take a request, as its caller sees it.
@@ -271,17 +278,19 @@ func (o *owner) busySince() time.Time {
 	return time.Time{}
 }
 
-// checkPaused resumes sequences whose readers have caught up, ends those whose
+// checkPaused resumes streams whose readers have caught up, ends those whose
 // readers have not for too long, and says when to look again.
 func (o *owner) checkPaused(now time.Time) (next time.Time) {
-	for q, since := range o.paused {
+	for s, since := range o.paused {
 		limit := since.Add(o.engine.cfg.SlowReader)
 		switch {
-		case !q.stream.wait():
-			delete(o.paused, q)
-			q.model.sched.Resume(q.id)
+		case !s.wait():
+			delete(o.paused, s)
+			for _, q := range s.seqs {
+				s.model.sched.Resume(q.id) // which knows nothing of those that have ended
+			}
 		case !now.Before(limit):
-			o.end(q, fmt.Errorf("%w: nothing read for %v", ErrSlowReader, o.engine.cfg.SlowReader))
+			o.endStream(s, fmt.Errorf("%w: nothing read for %v", ErrSlowReader, o.engine.cfg.SlowReader))
 		case next.IsZero() || limit.Before(next):
 			next = limit
 		}
@@ -289,44 +298,77 @@ func (o *owner) checkPaused(now time.Time) (next time.Time) {
 	return next
 }
 
+// pause takes a stream's sequences out of the steps until its reader has caught up.
+func (o *owner) pause(s *Stream) {
+	for _, q := range s.seqs {
+		s.model.sched.Pause(q.id)
+	}
+	o.paused[s] = time.Now()
+}
+
 // cancel ends a stream at its caller's wish.
 func (o *owner) cancel(s *Stream) {
-	q := s.seq
-	if o.tell(q); !q.ended {
-		o.finish(q, Event{End: q.endEvent(StopCancelled)}, nil)
+	for _, q := range s.seqs {
+		if o.tell(q); !q.ended {
+			o.finish(q, q.endEvent(StopCancelled))
+		}
 	}
 }
 
-// end ends a sequence with an error, if it has not ended yet. What it has generated
-// is delivered before.
-func (o *owner) end(q *sequence, err error) {
-	if o.tell(q); !q.ended {
-		o.finish(q, Event{}, err)
+// end ends a sequence with an error, and so its stream, which has one status only.
+func (o *owner) end(q *sequence, err error) { o.endStream(q.stream, err) }
+
+// endStream ends a stream with an error, if it has not ended yet. What its sequences
+// have generated is delivered before.
+func (o *owner) endStream(s *Stream, err error) {
+	for _, q := range s.seqs {
+		o.tell(q) // with which it may end, or the stream
 	}
+	if s.left == 0 {
+		return
+	}
+	for _, q := range s.seqs {
+		o.release(q, nil, err)
+	}
+	s.end(Event{}, err)
 }
 
 // endAll ends every stream that there is, also those that have been admitted and
 // not been added yet.
 func (o *owner) endAll(err error) {
 	for _, s := range o.engine.streamsOf(nil) {
-		o.end(s.seq, err)
+		o.endStream(s, err)
 	}
 }
 
-// finish gives a sequence's blocks back and tells its reader how it ended:
-// the stream's one terminal status.
-func (o *owner) finish(q *sequence, ev Event, err error) {
+// finish ends a sequence well. The last one of a stream ends that: with how all of
+// them ended, the stream's one terminal status.
+func (o *owner) finish(q *sequence, end *End) {
+	q.end = end
+	if o.release(q, end, nil); q.stream.left == 0 {
+		q.stream.end(Event{End: q.stream.answered()}, nil)
+	}
+}
+
+// release gives the blocks of a sequence back that has ended with end or err, if it
+// had not ended before.
+func (o *owner) release(q *sequence, end *End, err error) {
+	if q.ended {
+		return
+	}
 	q.ended = true
 	q.model.sched.Remove(q.id)
 	delete(q.model.seqs, q.id)
-	delete(o.paused, q)
-	if q.detach != nil {
-		q.detach()
+	s := q.stream
+	if s.left--; s.left == 0 {
+		delete(o.paused, s)
+		if s.detach != nil {
+			s.detach()
+		}
 	}
-	o.engine.stats.ended(q, ev.End, err)
+	o.engine.stats.ended(q, end, err)
 	o.publish()
-	o.engine.forget(q.stream)
-	q.stream.end(ev, err)
+	o.engine.forget(s, 1)
 }
 
 // serve puts a model in service.
@@ -338,7 +380,7 @@ func (o *owner) retire(m *served) { m.retired = true }
 // unload ends a model's streams and frees it.
 func (o *owner) unload(m *served) {
 	for _, s := range o.engine.streamsOf(m) {
-		o.end(s.seq, ErrUnloaded)
+		o.endStream(s, ErrUnloaded)
 	}
 	o.retire(m)
 	o.freeRetired()

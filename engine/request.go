@@ -33,6 +33,11 @@ type Request struct {
 	Sampling  sample.Params
 	MaxTokens int // tokens to generate at most; 0 means as many as the context holds
 
+	// Samples is how many answers to generate, 0 meaning one. Each is what a
+	// request for one would get with the seed Sampling.Seed + its number, from 0.
+	// They share the prompt, which is computed once, and their stream.
+	Samples int
+
 	Stop    []string // generation ends before the first of these in the text
 	StopIDs []int32  // generation ends at any of these tokens, which are not emitted
 
@@ -63,7 +68,8 @@ type Event struct {
 // ids' own text, because half a rune or what may become a stop string is held
 // back until it is decided; the concatenation over a stream is exact.
 type Tokens struct {
-	Index    int     // position of IDs[0] among the generated tokens, from 0
+	Sample   int     // which of the request's answers, from 0
+	Index    int     // position of IDs[0] among its generated tokens, from 0
 	IDs      []int32 // at least one, except when only held-back text is left
 	Text     string  // valid UTF-8
 	Logprobs []TokenLogprob
@@ -101,4 +107,16 @@ type End struct {
 	Queued          time.Duration // from Submit to the first step
 	Prefill         time.Duration // from the first step to the first token
 	Decode          time.Duration // from the first token to the last
+
+	// Samples are how each of several answers ended, in their order; all above is
+	// the first one's then. Nil where there is one answer.
+	Samples []*End
+}
+
+// Answers is how each answer ended, in their order.
+func (e *End) Answers() []*End {
+	if e.Samples == nil {
+		return []*End{e}
+	}
+	return e.Samples
 }

@@ -12,11 +12,12 @@ import (
 	"kigo/engine/tokenizer"
 )
 
-// sequence is the owner's side of a stream: the tokens so far and how the next
-// one is chosen and turned into text.
+// sequence is the owner's side of a stream, or of one of its answers: the tokens so
+// far and how the next one is chosen and turned into text.
 type sequence struct {
 	id     sched.ID
 	stream *Stream
+	number int // among the stream's answers
 	model  *served
 	tokens []int32 // prompt, then what was generated
 	prompt int     // length of the prompt
@@ -25,7 +26,7 @@ type sequence struct {
 
 	priority int
 	deadline time.Time // zero: none
-	keys     []kv.Key  // of the prompt's blocks, until it is added
+	keys     []kv.Key  // of the prompt's blocks, until it is added; the first answer's alone
 
 	sampler  *sample.Sampler
 	text     *tokenizer.Stream
@@ -44,8 +45,8 @@ type sequence struct {
 	row         int    // of the logits of the latest step that brings one
 	foresight   foresight
 
-	detach    func() bool // from the request's context
 	ended     bool
+	end       *End // once it has ended well
 	arrived   time.Time
 	firstStep time.Time
 	first     time.Time // when the first token came
@@ -55,9 +56,11 @@ type sequence struct {
 	left atomic.Int64 // when somebody wanted it to end early, in nanoseconds after arrived; 0: nobody
 }
 
-func newSequence(s *Stream, m *served, r *Request, prompt []int32, most int, arrived time.Time) (*sequence, error) {
+func newSequence(s *Stream, number int, r *Request, prompt []int32, most int, arrived time.Time) (*sequence, error) {
+	m := s.model
 	q := &sequence{
 		stream:   s,
+		number:   number,
 		model:    m,
 		tokens:   prompt,
 		prompt:   len(prompt),
@@ -69,11 +72,15 @@ func newSequence(s *Stream, m *served, r *Request, prompt []int32, most int, arr
 		logprobs: r.Logprobs,
 		arrived:  arrived,
 		priority: r.Priority,
-		keys:     m.sched.Keys(r.Tenant, prompt),
 
 		promptLogprobs: r.PromptLogprobs,
 	}
+	if number > 0 {
+		q.tokens = slices.Clip(prompt) // which is the first one's to append to
+		q.promptLogprobs = -1          // they are the same, and given once
+	}
 	params := r.Sampling
+	params.Seed += uint64(number)
 	params.LogitBias = slices.Clone(params.LogitBias)
 	var err error
 	if q.sampler, err = sample.New(params, m.vocab, m.tokens.EOG()); err != nil {
@@ -155,7 +162,7 @@ func (q *sequence) tell() (event *Tokens, end *End, err error) {
 		end.StopID = n.id
 		return q.rest(n.index), end, nil
 	}
-	out := &told{tokens: Tokens{Index: n.index, Logprobs: n.logprobs}, id: [1]int32{n.id}}
+	out := &told{tokens: Tokens{Sample: q.number, Index: n.index, Logprobs: n.logprobs}, id: [1]int32{n.id}}
 	event = &out.tokens
 	event.IDs = out.id[:]
 	piece, err := q.text.Push(n.id)
@@ -187,7 +194,7 @@ func (q *sequence) rest(index int) *Tokens {
 	if emit == "" {
 		return nil
 	}
-	return &Tokens{Index: index, Text: emit}
+	return &Tokens{Sample: q.number, Index: index, Text: emit}
 }
 
 func (q *sequence) probability(logits []float32, id int32, alternatives int) (TokenLogprob, error) {

@@ -33,7 +33,7 @@ type Stats struct {
 	// How often the device had no more memory for a KV cache.
 	KVRefused atomic.Uint64
 
-	// Requests that were admitted.
+	// Requests that were admitted; one for several answers counts as so many.
 	Queue         Durations                      // from Submit to the first step
 	FirstToken    Durations                      // from Submit to the first token
 	BetweenTokens Durations                      // from a token to the next one
@@ -101,10 +101,19 @@ func (s *Stats) step(took time.Duration, prompt, generated, seqs int) {
 	s.ComputedTokens.Add(uint64(prompt))
 }
 
-// began counts a sequence whose first step begins.
-func (s *Stats) began(q *sequence) {
+// began counts a sequence whose first step begins with the row of a position, up to
+// which its prompt was found in the prefix cache if that was looked at. A prompt of
+// several answers counts once.
+func (s *Stats) began(q *sequence, start int, looked bool) {
 	s.Queue.add(q.firstStep.Sub(q.arrived))
+	if q.number > 0 {
+		return
+	}
 	s.PromptTokens.Add(uint64(q.prompt))
+	if looked {
+		s.PrefixQueries.Add(uint64(q.prompt))
+		s.PrefixHits.Add(uint64(start))
+	}
 }
 
 // token counts a sequence's latest token.

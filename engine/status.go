@@ -23,7 +23,7 @@ type Status struct {
 	Model     *ModelInfo
 	Device    DeviceInfo
 	Started   time.Time // when the engine was made
-	Running   int       // requests that take part in steps
+	Running   int       // requests that take part in steps; one for several answers counts as so many
 	Waiting   int       // requests in the queue
 	KVUsed    int       // KV blocks in use
 	KVMapped  int       // KV blocks that there is memory for at present

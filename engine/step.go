@@ -238,11 +238,7 @@ func (o *owner) fill(b *batch, m *served, plan *sched.Plan) {
 		q := m.seqs[w.ID]
 		if q.firstStep.IsZero() {
 			q.firstStep = now
-			stats.began(q)
-			if !o.engine.cfg.NoPrefixCache {
-				stats.PrefixQueries.Add(uint64(q.prompt))
-				stats.PrefixHits.Add(uint64(w.Start))
-			}
+			stats.began(q, w.Start, !o.engine.cfg.NoPrefixCache)
 		}
 		prompt := min(max(q.prompt-w.Start, 0), w.Rows)
 		b.prompt, b.generated = b.prompt+prompt, b.generated+w.Rows-prompt

@@ -18,11 +18,18 @@ import (
 // wrong.
 const maxWrongTokens = 100
 
-// leastRetry is when to ask again at the earliest where the queue was full.
-const leastRetry = 100 * time.Millisecond
+// leastRetry and longestRetry bound when to ask again where the queue was full.
+const (
+	leastRetry   = 100 * time.Millisecond
+	longestRetry = time.Minute
+)
 
-// MaxLogprobs is how many alternatives for each token a request may ask for.
-const MaxLogprobs = 20
+// MaxLogprobs is how many alternatives for each token a request may ask for,
+// MaxSamples how many answers.
+const (
+	MaxLogprobs = 20
+	MaxSamples  = 128
+)
 
 // Submit validates the request and queues it. The stream ends with ctx: when
 // ctx is cancelled or expires, the sequence leaves the device by the end of
@@ -58,28 +65,33 @@ func (e *Engine) submit(ctx context.Context, r *Request, arrived time.Time) (*St
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, fmt.Errorf("request id: %w", err)
 	}
-	s := newStream(e, Started{
+	s := newStream(e, m, Started{
 		ID:           hex.EncodeToString(id[:]),
 		Model:        m.info.Name,
 		PromptTokens: len(prompt),
 		Seed:         r.Sampling.Seed,
-	})
-	if s.seq, err = newSequence(s, m, r, prompt, most, arrived); err != nil {
-		return nil, err
+	}, r)
+	for i := range s.left {
+		q, err := newSequence(s, i, r, prompt, most, arrived)
+		if err != nil {
+			return nil, err
+		}
+		q.deadline, _ = ctx.Deadline()
+		s.seqs = append(s.seqs, q)
 	}
-	s.seq.deadline, _ = ctx.Deadline()
+	s.seqs[0].keys = m.sched.Keys(r.Tenant, prompt)
 	if err := e.admit(s); err != nil {
 		return nil, err
 	}
-	// The sequence may end before AfterFunc returns, so the owner is handed
-	// its stop function by message and not through a field.
+	// The stream may end before AfterFunc returns, so the owner is handed its
+	// stop function by message and not through a field.
 	stop := context.AfterFunc(ctx, func() {
-		s.seq.leaves()
-		e.owner.post(func() { e.owner.end(s.seq, ctx.Err()) })
+		s.leaves()
+		e.owner.post(func() { e.owner.endStream(s, ctx.Err()) })
 	})
-	if !e.owner.post(func() { e.owner.add(s.seq, stop) }) {
+	if !e.owner.post(func() { e.owner.add(s, stop) }) {
 		stop()
-		e.forget(s)
+		e.forget(s, len(s.seqs))
 		return nil, e.why()
 	}
 	return s, nil
@@ -141,7 +153,7 @@ func (m *served) room(r *Request, prompt int) (most int, wrong []Violation) {
 	return most, wrong
 }
 
-// admit books the stream if there is room for it.
+// admit books the stream if there is room for all of its answers.
 func (e *Engine) admit(s *Stream) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -150,15 +162,18 @@ func (e *Engine) admit(s *Stream) error {
 		return e.failure
 	case e.draining:
 		return ErrDraining
-	case e.serving != s.seq.model:
+	case e.serving != s.model:
 		return errReplaced // or unloaded: the next try finds out
-	case len(e.streams) >= e.cfg.MaxConcurrent+e.cfg.MaxQueue:
+	case e.sequences+len(s.seqs) > e.cfg.MaxConcurrent+e.cfg.MaxQueue:
+		after := time.Duration(len(s.seqs)) * e.gauges.Load().retry
 		return &RetryError{
-			Err:   fmt.Errorf("%w: %d requests", ErrQueueFull, len(e.streams)),
-			After: max(e.gauges.Load().retry, leastRetry),
+			Err:   fmt.Errorf("%w: %d requests", ErrQueueFull, e.sequences),
+			After: min(max(after, leastRetry), longestRetry),
 		}
 	}
 	e.streams[s.started.ID] = s
+	s.booked = len(s.seqs)
+	e.sequences += s.booked
 	return nil
 }
 
@@ -238,6 +253,10 @@ func (e *Engine) validate(m *served, r *Request) []Violation {
 	}
 	if r.Priority < MinPriority || r.Priority > MaxPriority {
 		bad("priority", "must be from %d to %d, is %d", MinPriority, MaxPriority, r.Priority)
+	}
+	// More than there are places for would never be admitted.
+	if most := min(MaxSamples, cfg.MaxConcurrent+cfg.MaxQueue); r.Samples < 0 || r.Samples > most {
+		bad("n", "must be from 1 to %d, is %d", most, r.Samples)
 	}
 	if r.MaxTokens < 0 {
 		bad("max_tokens", "%d is negative", r.MaxTokens)

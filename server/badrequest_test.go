@@ -258,8 +258,8 @@ func TestEverythingWrongAtOnce(t *testing.T) {
 		}
 		want = append(want, rows[i].fields...)
 	}
-	r.N, r.Priority = ptr[int32](2), ptr[int32](1)
-	want = append(want, "n")
+	r.ResumeGrace, r.Priority = durationpb.New(time.Second), ptr[int32](1)
+	want = append(want, "resume_grace")
 	// Ids that do not exist have no length to speak of.
 	want = slices.DeleteFunc(want, func(field string) bool { return field == "max_tokens" })
 	_, err := f.execute(t, r)

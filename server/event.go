@@ -22,9 +22,20 @@ func startedEvent(s engine.Started, correlation string) *kigov1.ExecuteResponse 
 	}}}
 }
 
+// tokensMessage is the message that there is one of for each token, in one piece of
+// memory.
+type tokensMessage struct {
+	response kigov1.ExecuteResponse
+	event    kigov1.ExecuteResponse_Tokens
+	tokens   kigov1.Tokens
+}
+
 func tokensEvent(t *engine.Tokens) *kigov1.ExecuteResponse {
-	out := &kigov1.Tokens{Index: int32(t.Index), Ids: t.IDs, Text: t.Text, Logprobs: logprobs(t.Logprobs)}
-	return &kigov1.ExecuteResponse{Event: &kigov1.ExecuteResponse_Tokens{Tokens: out}}
+	m := &tokensMessage{}
+	m.response.Event, m.event.Tokens = &m.event, &m.tokens
+	out := &m.tokens
+	out.Sample, out.Index, out.Ids, out.Text, out.Logprobs = int32(t.Sample), int32(t.Index), t.IDs, t.Text, logprobs(t.Logprobs)
+	return &m.response
 }
 
 func logprobs(list []engine.TokenLogprob) []*kigov1.TokenLogprob {
@@ -45,16 +56,32 @@ func endEvent(e *engine.End) *kigov1.ExecuteResponse {
 		StopText:        e.StopText,
 		PromptTokens:    int32(e.PromptTokens),
 		GeneratedTokens: int32(e.GeneratedTokens),
-		Timings: &kigov1.Timings{
-			Queued:  durationpb.New(e.Queued),
-			Prefill: durationpb.New(e.Prefill),
-			Decode:  durationpb.New(e.Decode),
-		},
+		Timings:         timings(e),
 	}
 	if e.StopID >= 0 {
 		out.StopId = &e.StopID
 	}
+	for _, one := range e.Samples {
+		s := &kigov1.SampleEnd{
+			StopReason:      stopReason(one.Reason),
+			StopText:        one.StopText,
+			GeneratedTokens: int32(one.GeneratedTokens),
+			Timings:         timings(one),
+		}
+		if one.StopID >= 0 {
+			s.StopId = &one.StopID
+		}
+		out.Samples = append(out.Samples, s)
+	}
 	return &kigov1.ExecuteResponse{Event: &kigov1.ExecuteResponse_End{End: out}}
+}
+
+func timings(e *engine.End) *kigov1.Timings {
+	return &kigov1.Timings{
+		Queued:  durationpb.New(e.Queued),
+		Prefill: durationpb.New(e.Prefill),
+		Decode:  durationpb.New(e.Decode),
+	}
 }
 
 func stopReason(r engine.StopReason) kigov1.StopReason {

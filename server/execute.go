@@ -27,7 +27,7 @@ type call struct {
 	request     string // empty where it was never admitted
 	model       string
 	prompt      int
-	generated   int
+	generated   int // of all answers
 	stop        engine.StopReason
 	firstToken  time.Duration // from the call's arrival; 0 without a token
 	took        time.Duration // from the call's arrival to its end
@@ -87,7 +87,7 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 	}
 
 	meter := newMeter(r, arrived)
-	var latest time.Time // when the latest token came
+	latest := make([]time.Time, max(request.Samples, 1)) // when the latest token of each answer came
 	for {
 		ev, err := stream.Next(ctx)
 		if errors.Is(err, io.EOF) {
@@ -106,7 +106,10 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 			continue
 		}
 		if ev.End != nil {
-			c.stop, c.generated, c.end = ev.End.Reason, ev.End.GeneratedTokens, ev.End
+			c.stop, c.generated, c.end = ev.End.Reason, 0, ev.End
+			for _, one := range ev.End.Answers() {
+				c.generated += one.GeneratedTokens
+			}
 			return send(endEvent(ev.End))
 		}
 		if ev.Tokens == nil {
@@ -115,10 +118,12 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 		now := time.Now()
 		if c.generated == 0 {
 			c.firstToken = now.Sub(arrived)
-		} else {
-			s.metrics.betweenTokens.Observe(now.Sub(latest).Seconds())
 		}
-		latest = now
+		before := &latest[ev.Tokens.Sample]
+		if !before.IsZero() {
+			s.metrics.betweenTokens.Observe(now.Sub(*before).Seconds())
+		}
+		*before = now
 		c.generated += len(ev.Tokens.IDs)
 		if err := send(tokensEvent(ev.Tokens)); err != nil {
 			return err

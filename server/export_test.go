@@ -2,6 +2,7 @@ package server
 
 import (
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
 
 	kigov1 "kigo/proto/kigo/v1"
 )
@@ -15,6 +16,9 @@ type (
 
 // NewWithBackend is New over something else than an engine.
 func NewWithBackend(cfg Config, b Backend) (*Server, error) { return newServer(cfg, b) }
+
+// NewCodec is how messages are encoded.
+func NewCodec() encoding.CodecV2 { return newCodec() }
 
 // CallsInFlight is how many places of MaxStreams are taken.
 func (s *Server) CallsInFlight() int64 { return s.calls.Load() }

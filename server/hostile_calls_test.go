@@ -93,7 +93,7 @@ func hostileCalls() []hostile {
 	execute("a schema that refers to itself", notServed+"response_format", schema(`{"$ref": "#"}`))
 	execute("an expression that explodes", notServed+"response_format",
 		format(&kigov1.ResponseFormat{Format: &kigov1.ResponseFormat_Regex{Regex: "(a{1000}){1000}"}}))
-	execute("everything at once", notServed+"n resume_grace tool_choice tools", func(r *kigov1.ExecuteRequest) {
+	execute("everything at once", notServed+"resume_grace tool_choice tools", func(r *kigov1.ExecuteRequest) {
 		r.N, r.Priority, r.ResumeGrace = ptr[int32](128), ptr[int32](100), durationpb.New(time.Minute)
 		r.Tools, r.ToolChoice = []*kigov1.Tool{{Name: "f"}}, &kigov1.ToolChoice{}
 	})

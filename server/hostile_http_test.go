@@ -65,7 +65,7 @@ func hostileBodies() []hostile {
 	} {
 		post(c.name, invalid+c.fields, asJSON, c.body)
 	}
-	post("not served", "501 NOT_SERVED n", asJSON, `{"prompt": "a", "n": 2, "priority": 1}`)
+	post("not served", "501 NOT_SERVED resume_grace", asJSON, `{"prompt": "a", "resume_grace": "1s", "priority": 1}`)
 	post("another model", "404 MODEL_NOT_FOUND", asJSON, `{"prompt": "a", "model": "/etc/passwd"}`)
 	post("beyond the context", "400 INVALID_REQUEST max_tokens", asJSON, `{"prompt": "a", "max_tokens": 2147483647}`)
 	post("more than 4 MiB", "413 MESSAGE_TOO_LARGE", asJSON, `{"prompt": "`+strings.Repeat("x", 4<<20)+`"}`)

@@ -183,7 +183,7 @@ func TestHTTPRefusals(t *testing.T) {
 		{"no prompt", "application/json", `{}`, 400, "INVALID_REQUEST", []string{"prompt"}},
 		{"all at once", "application/json", `{"prompt": "a", "top_p": 2, "min_p": -1, "max_tokens": 0}`, 400, "INVALID_REQUEST",
 			[]string{"sampling.top_p", "sampling.min_p", "max_tokens"}},
-		{"not served", "application/json", `{"prompt": "a", "n": 2, "priority": 1}`, 501, "NOT_SERVED", []string{"n"}},
+		{"not served", "application/json", `{"prompt": "a", "resume_grace": "1s", "priority": 1}`, 501, "NOT_SERVED", []string{"resume_grace"}},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.http+"/execute", strings.NewReader(c.body))
 		if err != nil {

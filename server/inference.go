@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
@@ -32,13 +31,11 @@ func (s *inferenceService) Execute(r *kigov1.ExecuteRequest, stream grpc.ServerS
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 
-	stalled := make(chan struct{})
-	patience := time.AfterFunc(srv.cfg.SendTimeout, sync.OnceFunc(func() { close(stalled) }))
-	patience.Stop()
-	defer patience.Stop()
+	sends := newSendWatch(srv.cfg.SendTimeout)
+	defer sends.stop()
 	send := func(e *kigov1.ExecuteResponse) error {
-		patience.Reset(srv.cfg.SendTimeout)
-		defer patience.Stop()
+		sends.begin()
+		defer sends.end()
 		return stream.Send(e)
 	}
 
@@ -57,7 +54,7 @@ func (s *inferenceService) Execute(r *kigov1.ExecuteRequest, stream grpc.ServerS
 		logging.AddFields(stream.Context(), res.call.fields())
 		srv.metrics.observe(&res.call, res.err)
 		return res.err
-	case <-stalled:
+	case <-sends.stalled:
 		srv.metrics.observe(&call{operation: operationName(r), took: time.Since(begun)}, errStalledClient)
 		return errStalledClient
 	}

@@ -105,7 +105,10 @@ func (m *metrics) observe(c *call, err error) {
 	}
 	m.call.Observe(c.took.Seconds())
 	m.genAI.observe(c, err)
-	if e := c.end; e != nil {
+	if c.end == nil {
+		return
+	}
+	for _, e := range c.end.Answers() {
 		m.queued.Observe(e.Queued.Seconds())
 		m.prefill.Observe(e.Prefill.Seconds())
 		m.decode.Observe(e.Decode.Seconds())

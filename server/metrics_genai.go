@@ -37,7 +37,12 @@ func (m *genAIMetrics) observe(c *call, err error) {
 	if c.firstToken > 0 {
 		m.firstToken.WithLabelValues(c.operation).Observe(c.firstToken.Seconds())
 	}
-	if c.end != nil && c.generated > 1 {
-		m.perToken.WithLabelValues(c.operation).Observe(c.end.Decode.Seconds() / float64(c.generated-1))
+	if c.end == nil {
+		return
+	}
+	for _, e := range c.end.Answers() {
+		if e.GeneratedTokens > 1 {
+			m.perToken.WithLabelValues(c.operation).Observe(e.Decode.Seconds() / float64(e.GeneratedTokens-1))
+		}
 	}
 }

@@ -16,6 +16,7 @@ func engineRequest(r *kigov1.ExecuteRequest, seed uint64) engine.Request {
 		ParseSpecial: r.GetParseSpecial(),
 		Sampling:     samplingParams(r.GetSampling(), seed),
 		MaxTokens:    int(r.GetMaxTokens()),
+		Samples:      int(r.GetN()),
 		Stop:         r.GetStop(),
 		StopIDs:      r.GetStopIds(),
 		Logprobs:     int(orDefault(r.Logprobs, -1)),

@@ -98,11 +98,12 @@ func TestLesson_EveryFieldReachesTheEngine(t *testing.T) {
 		},
 		"prompt_logprobs": func(r *kigov1.ExecuteRequest) { r.PromptLogprobs = ptr[int32](2) },
 		"priority":        func(r *kigov1.ExecuteRequest) { r.Priority = ptr[int32](1) },
+		"n":               func(r *kigov1.ExecuteRequest) { r.N = ptr[int32](2) },
 		"sampling":        func(r *kigov1.ExecuteRequest) { r.Sampling.TopK = ptr[int32](1) },
 	}
 	// Not for the engine: the edge itself serves or refuses them.
 	edge := []string{
-		"n", "resume_grace", "response_format", "tools", "tool_choice",
+		"resume_grace", "response_format", "tools", "tool_choice",
 		"metrics_interval", "correlation_id",
 	}
 
@@ -180,7 +181,6 @@ func TestNotServedIsNamed(t *testing.T) {
 		}
 	}
 	for field, set := range map[string]func(*kigov1.ExecuteRequest){
-		"n":            func(r *kigov1.ExecuteRequest) { r.N = ptr[int32](2) },
 		"resume_grace": func(r *kigov1.ExecuteRequest) { r.ResumeGrace = durationpb.New(time.Second) },
 		"response_format": func(r *kigov1.ExecuteRequest) {
 			r.ResponseFormat = &kigov1.ResponseFormat{Format: &kigov1.ResponseFormat_Grammar{Grammar: "root ::= x"}}
@@ -200,7 +200,7 @@ func TestNotServedIsNamed(t *testing.T) {
 	}
 	// Asking for what is the default anyway is served.
 	r := textRequest("a", 1)
-	r.N, r.ResumeGrace = ptr[int32](1), durationpb.New(0)
+	r.ResumeGrace = durationpb.New(0)
 	f.mustExecute(t, r)
 }
 

@@ -152,7 +152,11 @@ func (t *tracing) describe(ctx context.Context, arrived time.Time, c *call, err 
 		attributes = append(attributes, attribute.String("error.type", failureOf(err).reason))
 	}
 	if c.end != nil {
-		attributes = append(attributes, attribute.StringSlice("gen_ai.response.finish_reasons", []string{stopName(c.stop)}))
+		var reasons []string
+		for _, e := range c.end.Answers() {
+			reasons = append(reasons, stopName(e.Reason))
+		}
+		attributes = append(attributes, attribute.StringSlice("gen_ai.response.finish_reasons", reasons))
 	}
 	trace.SpanFromContext(ctx).SetAttributes(attributes...)
 	if c.end == nil {

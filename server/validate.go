@@ -154,7 +154,6 @@ func notServed(r *kigov1.ExecuteRequest) []string {
 			fields = append(fields, field)
 		}
 	}
-	add(r.GetN() > 1, "n")
 	add(r.GetResumeGrace().AsDuration() > 0, "resume_grace")
 	add(r.GetResponseFormat() != nil, "response_format")
 	add(len(r.GetTools()) > 0, "tools")

@@ -87,7 +87,7 @@ func (s *Scheduler) seat(q *sequence, found int) {
 	q.charged = max(q.charged, q.high) // what was found costs nothing
 	q.tenant.charge(q, q.known)
 	q.level = int(min(int64(q.priority)+q.waited/s.cfg.Aging, MaxPriority))
-	q.at, q.back, q.begun, q.rowAt = isRunning, true, s.stats.Steps, s.now
+	q.at, q.back, q.begun = isRunning, true, s.stats.Steps
 	s.running = append(s.running, q)
 	s.lead(q)
 }

@@ -190,6 +190,7 @@ func (q *sequence) move(f *flight, i int) {
 // commit notes that so many rows of a sequence are in the KV cache.
 func (s *Scheduler) commit(q *sequence, rows int) {
 	s.stats.Again += uint64(min(q.done, q.high) - min(q.done-rows, q.high))
+	q.tenant.computed += int64(max(q.done-q.high, 0))
 	q.high = max(q.high, q.done)
 	q.tenant.charge(q, q.done)
 	s.publish(q)

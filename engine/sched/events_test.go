@@ -192,6 +192,9 @@ func (e *episode) step() error {
 	if err != nil {
 		return err
 	}
+	if err := e.overtaken(p); err != nil {
+		return err
+	}
 	e.starved += e.s.Starved()
 	// Where Wanted has counted all who may come in, all do, and nobody goes for them.
 	// Whoever expired in this step was one of those that were counted.
@@ -207,10 +210,22 @@ func (e *episode) step() error {
 // goAhead plans a step behind the one in flight, if that can be, and checks who came in.
 func (e *episode) goAhead() error {
 	before, _ := e.places()
-	if _, err := e.ahead(); err != nil {
+	p, err := e.ahead()
+	if err != nil {
+		return err
+	}
+	if err := e.overtaken(p); err != nil {
 		return err
 	}
 	return e.order(before)
+}
+
+// overtaken checks that prompts have their rows one after another.
+func (e *episode) overtaken(p *sched.Plan) error {
+	if id := e.s.Overtaken(); id != 0 {
+		return fmt.Errorf("a later prompt has rows before sequence %d: %+v", id, p.Work)
+	}
+	return nil
 }
 
 // place is where a sequence is, and whether it was preempted and waits in front.

@@ -1,10 +1,5 @@
 package sched
 
-import (
-	"cmp"
-	"slices"
-)
-
 // Plan is the work of one step, and what has become of sequences since the last
 // one. It is the scheduler's: valid until the next one is planned, or while it is in
 // flight until the next one after that has landed.
@@ -89,7 +84,6 @@ func (s *Scheduler) fill() {
 		case q.rowsLeft() == 1:
 			single++
 		default:
-			q.rank = int64(q.level) + (s.now-q.rowAt)/s.cfg.Aging
 			s.prompts = append(s.prompts, q)
 		}
 	}
@@ -104,13 +98,14 @@ func (s *Scheduler) fill() {
 	if s.next.plan.Rows > 0 {
 		room = min(room, s.cfg.ChunkRows)
 	}
-	slices.SortFunc(s.prompts, promptOrder)
+	s.orderPrompts()
 	for _, q := range s.prompts {
 		if room == 0 {
 			break
 		}
 		rows := min(q.rowsLeft(), room)
 		s.work(q, rows)
+		s.classOf(q).rowsAt = s.now
 		room -= rows
 	}
 }
@@ -136,17 +131,6 @@ func (s *Scheduler) fillSingle(room int, turns bool) {
 	}
 }
 
-// promptOrder has stronger sequences' prompts go first, where those that have had no
-// rows for long grow stronger, and among equals those of the tenant who was served
-// least.
-func promptOrder(a, b *sequence) int {
-	return cmp.Or(
-		-cmp.Compare(a.rank, b.rank),
-		cmp.Compare(a.tenant.served, b.tenant.served),
-		cmp.Compare(a.order, b.order),
-	)
-}
-
 // sitsOut says whether a sequence has no part in the step that is planned, because its
 // reader does not read, or because its latest token is not known: but the step in
 // flight may bring it where the device needs it.
@@ -166,5 +150,4 @@ func (s *Scheduler) work(q *sequence, rows int) {
 	f.plan.Rows += rows
 	f.seqs, f.rows = append(f.seqs, q), append(f.rows, rows)
 	q.inFlight++
-	q.rowAt = s.now
 }

@@ -14,6 +14,9 @@ type class struct {
 	waiting int
 	rows    int   // prompt rows that they need
 	since   int64 // when somebody was admitted, or the first one came
+
+	prompts bool  // some of those who run had a prompt left at the latest plan
+	rowsAt  int64 // when one of these had rows, or the first one came
 }
 
 func (s *Scheduler) classOf(q *sequence) *class { return &s.classes[q.priority-MinPriority] }

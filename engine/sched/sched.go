@@ -17,7 +17,8 @@
 // between tenants, admit.go and preempt.go who gets in and who has to go, memory.go
 // what happens while there is memory for few blocks, pause.go the readers that do not
 // read, prefix.go and samples.go what is not computed twice, plan.go the step, ahead.go
-// the one after it, estimate.go and deadline.go the times.
+// the one after it, prompts.go whose prompt comes next, estimate.go and deadline.go the
+// times.
 package sched
 
 import (
@@ -85,8 +86,8 @@ type Config struct {
 	ChunkRows int
 
 	// Aging is after how many ns a class of which nobody was admitted counts as
-	// one priority higher. A short one makes priorities mean little, a long one
-	// lets low priorities wait long.
+	// one priority higher, and one whose running prompts have had no rows. A short
+	// one makes priorities mean little, a long one lets low priorities wait long.
 	Aging int64
 
 	// MaxTenants is how many tenants are remembered. One that has no sequence

@@ -35,8 +35,9 @@ type sequence struct {
 	waited int64  // how long it was there before
 	begun  uint64 // the step before which it was admitted
 	steps  uint64 // that it was running for, before its latest admission
-	rowAt  int64  // when it was admitted, or last had rows
-	rank   int64  // its level, raised by how long it has had none
+
+	rank   int64 // of its prompt: its priority, raised by how long its class has had no rows
+	finish int64 // what its tenant will have had computed when its prompt is through
 
 	deadline int64 // 0: none
 	heapAt   int   // in deadlines

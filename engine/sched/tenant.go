@@ -11,23 +11,29 @@ import "kigo/engine/kv"
 // often a preempted sequence computes it, and one that a block of the cache
 // saves not at all.
 type tenant struct {
-	name      string
-	root      kv.Key // of its sequences' first blocks
-	served    int64  // rows
-	sequences int    // that it has; with none it is idle
-	at        int    // in tenants.active
+	name string
+	root kv.Key // of its sequences' first blocks
+	counters
+	ahead     int64 // rows of it that come before a prompt is through; 0 but for orderPrompts
+	sequences int   // that it has; with none it is idle
+	at        int   // in tenants.active
 
 	queues [classes]queue
 
 	older, newer *tenant // neighbours among the idle ones
 }
 
+// counters are the rows that a tenant was served: those of a prompt once from its
+// admission on, by which those who wait take turns, and once as they are computed, by
+// which prompts that run do.
+type counters struct{ served, computed int64 }
+
 // tenants are those who have sequences, and some of those who had.
 type tenants struct {
 	salt   string
 	byName map[string]*tenant
 	active []*tenant // in no order
-	floor  int64     // the counter of whoever was the last to be active
+	floor  counters  // of whoever was the last to be active
 
 	oldest, newest *tenant // idle ones, in the order in which they became so
 }
@@ -42,7 +48,8 @@ func (a *tenants) arrive(name string, n int) *tenant {
 		a.unlink(t)
 	}
 	if t.sequences == 0 {
-		t.served = max(t.served, a.least())
+		least := a.least()
+		t.served, t.computed = max(t.served, least.served), max(t.computed, least.computed)
 		t.at = len(a.active)
 		a.active = append(a.active, t)
 	}
@@ -61,7 +68,7 @@ func (a *tenants) depart(t *tenant) {
 	a.active[last] = nil
 	a.active = a.active[:last]
 	if last == 0 {
-		a.floor = max(a.floor, t.served)
+		a.floor = counters{max(a.floor.served, t.served), max(a.floor.computed, t.computed)}
 	}
 	t.older, t.newer = a.newest, nil
 	if a.newest == nil {
@@ -78,7 +85,7 @@ func (a *tenants) forget(most int) {
 	if a.oldest == nil {
 		return
 	}
-	for least := a.least(); a.oldest != nil && (len(a.byName) > most || a.oldest.served <= least); {
+	for least := a.least(); a.oldest != nil && (len(a.byName) > most || a.oldest.served <= least.served && a.oldest.computed <= least.computed); {
 		t := a.oldest
 		a.unlink(t)
 		delete(a.byName, t.name)
@@ -100,14 +107,14 @@ func (a *tenants) unlink(t *tenant) {
 	t.older, t.newer = nil, nil
 }
 
-// least is the counter at which a new tenant starts.
-func (a *tenants) least() int64 {
+// least is where a new tenant's counters start.
+func (a *tenants) least() counters {
 	if len(a.active) == 0 {
 		return a.floor
 	}
-	least := a.active[0].served
+	least := a.active[0].counters
 	for _, t := range a.active[1:] {
-		least = min(least, t.served)
+		least = counters{min(least.served, t.served), min(least.computed, t.computed)}
 	}
 	return least
 }

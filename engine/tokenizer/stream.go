@@ -41,6 +41,11 @@ func (s *Stream) Flush() string { return s.take(true) }
 // take gives the text that s.bytes begins with and keeps what is unfinished,
 // unless at the end.
 func (s *Stream) take(end bool) string {
+	if utf8.Valid(s.bytes) { // as nearly always
+		text := string(s.bytes)
+		s.bytes = s.bytes[:0]
+		return text
+	}
 	var text strings.Builder
 	rest := s.bytes
 	for len(rest) > 0 {

@@ -120,7 +120,7 @@ func (c *conversation) turn(ctx context.Context, user string) {
 	c.request.Prompt = prompt
 	out := newTextWriter(c.stdout)
 	var said strings.Builder
-	answer, err := c.model.Generate(ctx, c.request, func(text string) error {
+	answer, err := c.model.Generate(ctx, c.request, func(_ int, text string) error {
 		said.WriteString(text)
 		return out.Text(text)
 	})

@@ -14,28 +14,37 @@ import (
 
 // generator answers prompts: a server, or a model in this process.
 type generator interface {
-	// Generate passes the answer's text to emit as it comes, in pieces of
-	// whole runes. The answer is also valid where there is an error, as far
-	// as it came.
-	Generate(ctx context.Context, r *kigov1.ExecuteRequest, emit func(string) error) (answer, error)
+	// Generate passes the text to emit as it comes, in pieces of whole runes,
+	// with the number of the answer that it belongs to. The result is also valid
+	// where there is an error, as far as it came.
+	Generate(ctx context.Context, r *kigov1.ExecuteRequest, emit func(number int, text string) error) (answer, error)
 	Close() error
 }
 
-// answer is how a generation went.
+// answer is how a generation went, of one answer or several.
 type answer struct {
 	printed   bool // some text was emitted
-	stop      string
-	prompt    int // tokens
-	generated int // tokens
+	answers   int
+	stop      string // why each answer ended
+	prompt    int    // tokens
+	generated int    // tokens of all answers
 	prefill   time.Duration
-	decode    time.Duration
+	decode    time.Duration // of the answer that took longest
+}
+
+// add counts an answer that has ended.
+func (r *answer) add(stop string, generated int, decode time.Duration) {
+	if r.answers++; r.answers > 1 {
+		stop = r.stop + ", " + stop
+	}
+	r.stop, r.generated, r.decode = stop, r.generated+generated, max(r.decode, decode)
 }
 
 // summary is the line printed after an answer.
 func (r answer) summary() string {
 	speed := ""
-	if r.generated > 1 && r.decode > 0 {
-		speed = fmt.Sprintf(", %.1f tokens/s", float64(r.generated-1)/r.decode.Seconds())
+	if after := r.generated - r.answers; after > 0 && r.decode > 0 { // what came after the first tokens
+		speed = fmt.Sprintf(", %.1f tokens/s", float64(after)/r.decode.Seconds())
 	}
 	return fmt.Sprintf("[%d tokens%s; prompt of %d tokens in %s; stopped: %s]",
 		r.generated, speed, r.prompt, formatDuration(r.prefill), r.stop)
@@ -49,7 +58,7 @@ type remote struct {
 
 func (m *remote) Close() error { return m.conn.Close() }
 
-func (m *remote) Generate(ctx context.Context, r *kigov1.ExecuteRequest, emit func(string) error) (answer, error) {
+func (m *remote) Generate(ctx context.Context, r *kigov1.ExecuteRequest, emit func(int, string) error) (answer, error) {
 	// What ends this function ends the stream.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -70,17 +79,22 @@ func (m *remote) Generate(ctx context.Context, r *kigov1.ExecuteRequest, emit fu
 		case *kigov1.ExecuteResponse_Tokens:
 			if text := e.Tokens.GetText(); text != "" {
 				a.printed = true
-				if err := emit(text); err != nil {
+				if err := emit(int(e.Tokens.GetSample()), text); err != nil {
 					return a, err
 				}
 			}
 		case *kigov1.ExecuteResponse_End:
-			a.stop = enumName(e.End.GetStopReason().String(), "STOP_REASON_")
 			a.prompt = int(e.End.GetPromptTokens())
-			a.generated = int(e.End.GetGeneratedTokens())
 			a.prefill = e.End.GetTimings().GetPrefill().AsDuration()
-			a.decode = e.End.GetTimings().GetDecode().AsDuration()
+			for _, one := range e.End.GetSamples() {
+				a.add(stopNames(one.GetStopReason()), int(one.GetGeneratedTokens()), one.GetTimings().GetDecode().AsDuration())
+			}
+			if a.answers == 0 {
+				a.add(stopNames(e.End.GetStopReason()), int(e.End.GetGeneratedTokens()), e.End.GetTimings().GetDecode().AsDuration())
+			}
 			return a, nil
 		}
 	}
 }
+
+func stopNames(r kigov1.StopReason) string { return enumName(r.String(), "STOP_REASON_") }

@@ -19,16 +19,17 @@ import (
 type local struct{ engine *engine.Engine }
 
 // openLocal loads a model file into an engine of its own.
-func (a *app) openLocal(ctx context.Context, path, device string, threads int) (generator, error) {
+func (a *app) openLocal(ctx context.Context, opt runOptions) (generator, error) {
+	path := opt.file
 	f, err := openModel(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() // the engine has read it when Load returns
 	e, err := engine.New(engine.Config{
-		Device:        device,
-		Threads:       threads,
-		MaxConcurrent: 1,
+		Device:        opt.device,
+		Threads:       opt.threads,
+		MaxConcurrent: int(opt.answers),
 		SlowReader:    time.Hour, // whoever reads standard output may take the time
 		Log:           zerolog.Nop(),
 	})
@@ -49,7 +50,7 @@ func (a *app) openLocal(ctx context.Context, path, device string, threads int) (
 
 func (m *local) Close() error { return m.engine.Close() }
 
-func (m *local) Generate(ctx context.Context, r *kigov1.ExecuteRequest, emit func(string) error) (answer, error) {
+func (m *local) Generate(ctx context.Context, r *kigov1.ExecuteRequest, emit func(int, string) error) (answer, error) {
 	// What ends this function ends the stream.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -64,14 +65,15 @@ func (m *local) Generate(ctx context.Context, r *kigov1.ExecuteRequest, emit fun
 			return a, err
 		}
 		if end := event.End; end != nil {
-			a.stop = stopReason(end.Reason)
-			a.prompt, a.generated = end.PromptTokens, end.GeneratedTokens
-			a.prefill, a.decode = end.Prefill, end.Decode
+			a.prompt, a.prefill = end.PromptTokens, end.Prefill
+			for _, one := range end.Answers() {
+				a.add(stopReason(one.Reason), one.GeneratedTokens, one.Decode)
+			}
 			return a, nil
 		}
 		if text := event.Tokens.Text; text != "" {
 			a.printed = true
-			if err := emit(text); err != nil {
+			if err := emit(event.Tokens.Sample, text); err != nil {
 				return a, err
 			}
 		}
@@ -96,6 +98,7 @@ func engineRequest(r *kigov1.ExecuteRequest) engine.Request {
 		AddSpecial: true,
 		Sampling:   s,
 		MaxTokens:  int(r.GetMaxTokens()),
+		Samples:    int(r.GetN()),
 		Stop:       r.GetStop(),
 		Logprobs:   -1,
 

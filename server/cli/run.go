@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"kigo/engine"
 	kigov1 "kigo/proto/kigo/v1"
 )
 
@@ -21,6 +22,7 @@ type runOptions struct {
 	raw         bool
 	interactive bool
 	quiet       bool
+	answers     int32
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -35,9 +37,13 @@ Ctrl-C ends the answer and Ctrl-D the conversation.
 
 It asks the server at --server, or, with --model, runs a model file in this process.
 The prompt is a turn of a conversation, put into the form that the model's file says;
---raw sends it as it is. At the end the speed is printed on standard error.`,
+--raw sends it as it is. At the end the speed is printed on standard error.
+
+With -n there are several answers, printed one after another: the first as it comes,
+the others when all are there. Each has a seed of its own, --seed and those after it.`,
 		Example: `  kigo run "Why is the sky blue?"
   kigo run --server 10.0.0.7:50051 --temperature 0 "Count to ten."
+  kigo run -n 3 --temperature 1 "Name a cat."
   kigo run --model model.gguf                   (a conversation, without a server)
   git diff | kigo run --system "Review this change."`,
 		Args: func(*cobra.Command, []string) error { return nil },
@@ -47,6 +53,12 @@ The prompt is a turn of a conversation, put into the form that the model's file 
 			}
 			if opt.raw && (opt.system != "" || opt.interactive) {
 				return usagef("--raw sends one text as it is: --system and --interactive have no meaning with it")
+			}
+			if opt.answers < 1 || opt.answers > engine.MaxSamples {
+				return usagef("-n %d: there can be 1 to %d answers", opt.answers, engine.MaxSamples)
+			}
+			if opt.answers > 1 && opt.interactive {
+				return usagef("-n has no meaning in a conversation")
 			}
 			return a.ask(cmd.Context(), opt, request(), strings.Join(args, " "), len(args) > 0)
 		},
@@ -59,6 +71,7 @@ The prompt is a turn of a conversation, put into the form that the model's file 
 	flags.IntVar(&opt.threads, "threads", 0, "CPU threads with --model; 0 means all cores")
 	flags.StringVar(&opt.system, "system", "", "what the model is told before the conversation")
 	flags.BoolVar(&opt.raw, "raw", false, "send the prompt as plain text, without the chat template")
+	flags.Int32VarP(&opt.answers, "answers", "n", 1, "`number` of answers to generate")
 	flags.BoolVarP(&opt.interactive, "interactive", "i", false, "hold a conversation, also if standard input is not a terminal")
 	flags.BoolVarP(&opt.quiet, "quiet", "q", false, "do not print the speed at the end")
 	request = requestFlags(flags)
@@ -100,7 +113,7 @@ func set[T any](flags *pflag.FlagSet, name string, field **T, value *T) {
 
 // ask runs the command once its flags are checked.
 func (a *app) ask(ctx context.Context, opt runOptions, request *kigov1.ExecuteRequest, prompt string, given bool) error {
-	talk := opt.interactive || !given && !opt.raw && isTerminal(a.stdin)
+	talk := opt.interactive || !given && !opt.raw && opt.answers == 1 && isTerminal(a.stdin)
 	if !given && !talk {
 		input, err := readAll(a.stdin, maxInput)
 		if err != nil {
@@ -131,10 +144,15 @@ func (a *app) ask(ctx context.Context, opt runOptions, request *kigov1.ExecuteRe
 	}
 	ctx, stop = interruptible(ctx)
 	defer stop()
-	out := newTextWriter(a.stdout)
-	answer, err := model.Generate(ctx, request, out.Text)
+	if opt.answers > 1 {
+		request.N = &opt.answers
+	}
+	out := newAnswerWriter(newTextWriter(a.stdout), opt.answers)
+	answer, err := model.Generate(ctx, request, out.text)
 	if answer.printed {
-		fmt.Fprintln(a.stdout)
+		if unwritten := out.finish(); err == nil {
+			err = unwritten
+		}
 	}
 	if err != nil {
 		return err
@@ -148,7 +166,7 @@ func (a *app) ask(ctx context.Context, opt runOptions, request *kigov1.ExecuteRe
 // open connects to the server or loads the model file.
 func (a *app) open(ctx context.Context, opt runOptions) (generator, error) {
 	if opt.file != "" {
-		return a.openLocal(ctx, opt.file, opt.device, opt.threads)
+		return a.openLocal(ctx, opt)
 	}
 	conn, err := connect(opt.address)
 	if err != nil {

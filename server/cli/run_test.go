@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-var summaryLine = regexp.MustCompile(`^\[(\d+) tokens(?:, [0-9.]+ tokens/s)?; prompt of (\d+) tokens in \d.*; stopped: ([a-z ]+)\]$`)
+var summaryLine = regexp.MustCompile(`^\[(\d+) tokens(?:, [0-9.]+ tokens/s)?; prompt of (\d+) tokens in \d.*; stopped: ([a-z, ]+)\]$`)
 
 // summaryOf reads the counts and the reason out of a summary line.
 func summaryOf(t *testing.T, line string) (generated, prompt int, reason string) {
@@ -92,6 +92,25 @@ func testRun(t *testing.T, address string) {
 		plain := run("", again...).mustSucceed(t).stdout
 		if got := run("", append([]string{"--repetition-penalty", "50"}, again...)...).mustSucceed(t).stdout; got == plain {
 			t.Errorf("--repetition-penalty changes nothing: %q", got)
+		}
+	})
+
+	t.Run("several answers", func(t *testing.T) {
+		r := raw("-n", "2")
+		if r.stdout != "--- 1 ---\n Paris.\n--- 2 ---\n Paris.\n" {
+			t.Errorf("the answers are %q", r.stdout)
+		}
+		if n, prompt, reason := summaryOf(t, strings.TrimSpace(r.stderr)); n != 4 || prompt != 5 || reason != "max tokens, max tokens" {
+			t.Errorf("the summary is %s", r.stderr)
+		}
+		here := append([]string{"run", "-n", "2", "--model", modelPath(t, smolLM2)}, greedy...)
+		if r := kigo(t, "", nil, append(here, text)...).mustSucceed(t); r.stdout != "--- 1 ---\n Paris.\n--- 2 ---\n Paris.\n" {
+			t.Errorf("in this process: %q", r.stdout)
+		}
+		for _, args := range [][]string{{"-n", "0", text}, {"-n", "129", text}, {"-n", "2", "--interactive"}} {
+			if r := run("", args...); r.code != 2 {
+				t.Errorf("%v: exit code %d, %q", args, r.code, r.stderr)
+			}
 		}
 	})
 

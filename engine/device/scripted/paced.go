@@ -26,8 +26,8 @@ type Pace struct {
 // Paced is a device for tests of many sequences, whose steps take a set time and
 // almost no work: a thousand rows of short texts cost a fraction of a millisecond.
 //
-// In place of keys and values, its cache holds the tokens themselves, and the next
-// token is a function of all that a row finds when it walks over its blocks. So a
+// In place of keys and values, its cache holds a mark of each token and its position,
+// and the next token is a function of all that a row finds in its blocks. So a
 // block that is lost, crossed between sequences, reused too early or shared with the
 // wrong one changes a text, and what is right can be said without a device.
 type Paced struct {
@@ -41,19 +41,25 @@ type Paced struct {
 // NewPaced makes such a device over on, which it closes.
 func NewPaced(on device.Device, pace Pace) *Paced { return &Paced{Device: on, pace: pace} }
 
-// Hash is that of a text.
+// Hash is that of a text: a sum of marks, so that the part of a block need not be
+// computed again for each of the tokens after it.
 func Hash(tokens []int32) uint64 {
-	h := uint64(len(tokens))
+	sum := uint64(0)
 	for i, t := range tokens {
-		h = mix(h, i, t)
+		sum += mark(i, t)
 	}
-	return h
+	return mix(sum + uint64(len(tokens)))
 }
 
-func mix(h uint64, position int, token int32) uint64 {
-	h ^= uint64(uint32(token)) | uint64(position)<<32
-	h *= 0x9e3779b97f4a7c15
-	return h ^ h>>29
+// mark is 64 random bits that stand for a token at a position.
+func mark(position int, token int32) uint64 { return mix(uint64(position)<<32 | uint64(uint32(token))) }
+
+// mix is the finalizer of splitmix64.
+func mix(h uint64) uint64 {
+	h += 0x9e3779b97f4a7c15
+	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
+	h = (h ^ h>>27) * 0x94d049bb133111eb
+	return h ^ h>>31
 }
 
 // Info is that of the device below, but for what the pace says.
@@ -92,7 +98,7 @@ func (d *Paced) NewCache(shape device.CacheShape, blocks int) (device.Cache, err
 	if shape.BlockSize < 1 || blocks < 1 {
 		return nil, fmt.Errorf("cache of %d blocks of %d tokens", blocks, shape.BlockSize)
 	}
-	return &tokenCache{d: d, shape: shape, chunk: max(d.pace.Chunk, 1), tokens: make([]int32, blocks*shape.BlockSize), mapped: make([]bool, blocks)}, nil
+	return &tokenCache{d: d, shape: shape, chunk: max(d.pace.Chunk, 1), marks: make([]uint64, blocks*shape.BlockSize), sums: make([]uint64, blocks), mapped: make([]bool, blocks)}, nil
 }
 
 // Compile needs nothing but the sizes.
@@ -105,12 +111,14 @@ func (d *Paced) Compile(p *device.Program, _ device.Weights, c device.Cache, opt
 	return &pacedExec{d: d, cache: own, vocab: p.Vocab, maxRows: opt.MaxRows}, nil
 }
 
-// tokenCache has a number for each slot of each block that there is memory for.
+// tokenCache has a mark for each slot of each block that there is memory for, and the
+// sum of them for each block.
 type tokenCache struct {
 	d      *Paced
 	shape  device.CacheShape
 	chunk  int
-	tokens []int32
+	marks  []uint64
+	sums   []uint64
 	mapped []bool
 	taken  int
 }
@@ -119,7 +127,7 @@ func (c *tokenCache) Shape() device.CacheShape { return c.shape }
 func (c *tokenCache) Blocks() int              { return len(c.mapped) }
 func (c *tokenCache) Mapped(block int) bool    { return c.mapped[block] }
 func (c *tokenCache) Bytes() uint64            { return 4 * uint64(c.taken*c.shape.BlockSize) }
-func (c *tokenCache) Reserved() uint64         { return 4 * uint64(len(c.tokens)) }
+func (c *tokenCache) Reserved() uint64         { return 4 * uint64(len(c.marks)) }
 func (c *tokenCache) Close() error             { return nil }
 
 func (c *tokenCache) Chunk(block int) (from, to int) {
@@ -138,9 +146,8 @@ func (c *tokenCache) set(block int, mapped bool) error {
 	for b := from; b < to; b++ {
 		c.mapped[b] = mapped
 	}
-	for i := from * c.shape.BlockSize; i < to*c.shape.BlockSize; i++ {
-		c.tokens[i] = -1 // nobody's
-	}
+	clear(c.marks[from*c.shape.BlockSize : to*c.shape.BlockSize]) // nobody's
+	clear(c.sums[from:to])
 	if !mapped {
 		c.d.changes()
 		from, to = to, from
@@ -212,7 +219,7 @@ func (x *pacedExec) Begin(step *device.Step) error {
 			if token < 0 {
 				token = x.last.largest[-1-token].ID
 			}
-			*c.at(s.Blocks, s.Start+r) = token
+			c.put(s.Blocks, s.Start+r, token)
 			x.seqOf = append(x.seqOf, i)
 			row++
 		}
@@ -224,12 +231,8 @@ func (x *pacedExec) Begin(step *device.Step) error {
 			first += step.Seqs[of].Rows
 		}
 		s := &step.Seqs[of]
-		n := s.Start + r - first + 1
-		h := uint64(n)
-		for p := range n {
-			h = mix(h, p, *c.at(s.Blocks, p))
-		}
-		now.largest = append(now.largest, device.Ranked{ID: x.d.pace.Next(h), Logit: 1})
+		hash := c.hash(s.Blocks, s.Start+r-first+1)
+		now.largest = append(now.largest, device.Ranked{ID: x.d.pace.Next(hash), Logit: 1})
 	}
 	x.last = now
 	now.drawn = now.draw(now.drawn[:0], step.Draws)
@@ -238,8 +241,26 @@ func (x *pacedExec) Begin(step *device.Step) error {
 	return nil
 }
 
-func (c *tokenCache) at(blocks []int32, position int) *int32 {
-	return &c.tokens[int(blocks[position/c.shape.BlockSize])*c.shape.BlockSize+position%c.shape.BlockSize]
+func (c *tokenCache) slot(blocks []int32, position int) int {
+	return int(blocks[position/c.shape.BlockSize])*c.shape.BlockSize + position%c.shape.BlockSize
+}
+
+func (c *tokenCache) put(blocks []int32, position int, token int32) {
+	slot, m := c.slot(blocks, position), mark(position, token)
+	c.sums[slot/c.shape.BlockSize] += m - c.marks[slot]
+	c.marks[slot] = m
+}
+
+// hash is that of the first n tokens that are found in blocks.
+func (c *tokenCache) hash(blocks []int32, n int) uint64 {
+	sum, full := uint64(0), n/c.shape.BlockSize
+	for _, b := range blocks[:full] {
+		sum += c.sums[b]
+	}
+	for p := full * c.shape.BlockSize; p < n; p++ {
+		sum += c.marks[c.slot(blocks, p)]
+	}
+	return mix(sum + uint64(n))
 }
 
 func (x *pacedExec) Largest() ([]device.Ranked, error) {

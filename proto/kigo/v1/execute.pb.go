@@ -124,8 +124,12 @@ type ExecuteRequest struct {
 	// The same for the prompt's tokens, reported in started, which then waits
 	// until the prompt has been processed. Default: nothing is reported.
 	PromptLogprobs *int32 `protobuf:"varint,12,opt,name=prompt_logprobs,json=promptLogprobs,proto3,oneof" json:"prompt_logprobs,omitempty"`
-	// How many answers to generate for the prompt, 1 to 128. Default 1. More
-	// than one is not served: UNIMPLEMENTED.
+	// How many answers to generate for the prompt, 1 to 128, and at most as many
+	// as the server takes requests at one time. Default 1. Their events come in
+	// one stream, which ends when all have ended. Each has the limits of the
+	// request for itself and is drawn with a seed of its own, the request's plus
+	// its number: what a request for one answer with that seed gets, so that the
+	// first one is the answer without n. The prompt is computed once.
 	N *int32 `protobuf:"varint,13,opt,name=n,proto3,oneof" json:"n,omitempty"`
 	// Requests of a higher priority go first, -100 to 100, and keep their place
 	// when memory runs out; who waits long rises. Default 0. The server tells four
@@ -496,7 +500,7 @@ type Started struct {
 	Model string `protobuf:"bytes,3,opt,name=model,proto3" json:"model,omitempty"`
 	// Length of the prompt in tokens.
 	PromptTokens int32 `protobuf:"varint,4,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
-	// The seed that is used.
+	// The seed that is used; with n > 1, of the first answer.
 	Seed uint64 `protobuf:"varint,5,opt,name=seed,proto3" json:"seed,omitempty"`
 	// One for each token of the prompt but the first, where the request asks.
 	PromptLogprobs []*TokenLogprob `protobuf:"bytes,6,rep,name=prompt_logprobs,json=promptLogprobs,proto3" json:"prompt_logprobs,omitempty"`
@@ -578,10 +582,10 @@ func (x *Started) GetPromptLogprobs() []*TokenLogprob {
 
 // Tokens is a run of generated tokens. Text may be shorter or longer than the
 // ids' own text: half a rune, or what may become a stop string, is held back
-// until it is decided. The concatenation over a stream is exact.
+// until it is decided. The concatenation over an answer is exact.
 type Tokens struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Position of the first id among the generated tokens, from 0.
+	// Position of the first id among the answer's tokens, from 0.
 	Index int32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	// The tokens; none where only text that was held back is left.
 	Ids []int32 `protobuf:"varint,2,rep,packed,name=ids,proto3" json:"ids,omitempty"`
@@ -589,7 +593,7 @@ type Tokens struct {
 	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
 	// One for each id, where the request asks.
 	Logprobs []*TokenLogprob `protobuf:"bytes,4,rep,name=logprobs,proto3" json:"logprobs,omitempty"`
-	// Which of the request's n answers, from 0.
+	// Which of the request's n answers, from 0. Text and index are that one's.
 	Sample        int32 `protobuf:"varint,5,opt,name=sample,proto3" json:"sample,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -801,13 +805,13 @@ func (x *TopLogprob) GetLogprob() float32 {
 // Metrics is a snapshot in mid-stream.
 type Metrics struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tokens of this request so far.
+	// Tokens of this request so far, of all its answers.
 	GeneratedTokens int32 `protobuf:"varint,1,opt,name=generated_tokens,json=generatedTokens,proto3" json:"generated_tokens,omitempty"`
 	// From the admission to the first token of this request.
 	TimeToFirstToken *durationpb.Duration `protobuf:"bytes,2,opt,name=time_to_first_token,json=timeToFirstToken,proto3" json:"time_to_first_token,omitempty"`
 	// Of this request, since its first token; 0 until there are two.
 	TokensPerSecond float64 `protobuf:"fixed64,3,opt,name=tokens_per_second,json=tokensPerSecond,proto3" json:"tokens_per_second,omitempty"`
-	// Requests that take part in steps.
+	// Requests that take part in steps. One for n answers counts as n.
 	Running int32 `protobuf:"varint,4,opt,name=running,proto3" json:"running,omitempty"`
 	// Requests in the queue.
 	Waiting int32 `protobuf:"varint,5,opt,name=waiting,proto3" json:"waiting,omitempty"`
@@ -1001,8 +1005,10 @@ type SampleEnd struct {
 	StopId *int32 `protobuf:"varint,3,opt,name=stop_id,json=stopId,proto3,oneof" json:"stop_id,omitempty"`
 	// Tokens that were generated.
 	GeneratedTokens int32 `protobuf:"varint,4,opt,name=generated_tokens,json=generatedTokens,proto3" json:"generated_tokens,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// How long it took.
+	Timings       *Timings `protobuf:"bytes,5,opt,name=timings,proto3" json:"timings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SampleEnd) Reset() {
@@ -1061,6 +1067,13 @@ func (x *SampleEnd) GetGeneratedTokens() int32 {
 		return x.GeneratedTokens
 	}
 	return 0
+}
+
+func (x *SampleEnd) GetTimings() *Timings {
+	if x != nil {
+		return x.Timings
+	}
+	return nil
 }
 
 // Timings is where a request's time went.
@@ -1219,13 +1232,14 @@ const file_kigo_v1_execute_proto_rawDesc = "" +
 	"\atimings\x18\x06 \x01(\v2\x10.kigo.v1.TimingsR\atimings\x12,\n" +
 	"\asamples\x18\a \x03(\v2\x12.kigo.v1.SampleEndR\asamplesB\n" +
 	"\n" +
-	"\b_stop_id\"\xb3\x01\n" +
+	"\b_stop_id\"\xdf\x01\n" +
 	"\tSampleEnd\x124\n" +
 	"\vstop_reason\x18\x01 \x01(\x0e2\x13.kigo.v1.StopReasonR\n" +
 	"stopReason\x12\x1b\n" +
 	"\tstop_text\x18\x02 \x01(\tR\bstopText\x12\x1c\n" +
 	"\astop_id\x18\x03 \x01(\x05H\x00R\x06stopId\x88\x01\x01\x12)\n" +
-	"\x10generated_tokens\x18\x04 \x01(\x05R\x0fgeneratedTokensB\n" +
+	"\x10generated_tokens\x18\x04 \x01(\x05R\x0fgeneratedTokens\x12*\n" +
+	"\atimings\x18\x05 \x01(\v2\x10.kigo.v1.TimingsR\atimingsB\n" +
 	"\n" +
 	"\b_stop_id\"\xa4\x01\n" +
 	"\aTimings\x121\n" +
@@ -1295,14 +1309,15 @@ var file_kigo_v1_execute_proto_depIdxs = []int32{
 	10, // 17: kigo.v1.End.timings:type_name -> kigo.v1.Timings
 	9,  // 18: kigo.v1.End.samples:type_name -> kigo.v1.SampleEnd
 	0,  // 19: kigo.v1.SampleEnd.stop_reason:type_name -> kigo.v1.StopReason
-	14, // 20: kigo.v1.Timings.queued:type_name -> google.protobuf.Duration
-	14, // 21: kigo.v1.Timings.prefill:type_name -> google.protobuf.Duration
-	14, // 22: kigo.v1.Timings.decode:type_name -> google.protobuf.Duration
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	10, // 20: kigo.v1.SampleEnd.timings:type_name -> kigo.v1.Timings
+	14, // 21: kigo.v1.Timings.queued:type_name -> google.protobuf.Duration
+	14, // 22: kigo.v1.Timings.prefill:type_name -> google.protobuf.Duration
+	14, // 23: kigo.v1.Timings.decode:type_name -> google.protobuf.Duration
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_kigo_v1_execute_proto_init() }

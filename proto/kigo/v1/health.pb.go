@@ -147,7 +147,7 @@ type HealthResponse struct {
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	// Since then.
 	Uptime *durationpb.Duration `protobuf:"bytes,9,opt,name=uptime,proto3" json:"uptime,omitempty"`
-	// Requests that take part in steps.
+	// Requests that take part in steps. One for n answers counts as n.
 	Running int32 `protobuf:"varint,10,opt,name=running,proto3" json:"running,omitempty"`
 	// Requests in the queue.
 	Waiting int32 `protobuf:"varint,11,opt,name=waiting,proto3" json:"waiting,omitempty"`
