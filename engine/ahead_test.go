@@ -171,10 +171,7 @@ func TestMissedTokensAreComputedAgain(t *testing.T) {
 	model := func() engine.LoadRequest {
 		return engine.LoadRequest{Name: "smollm2", File: modelFile(t, smollm2)}
 	}
-	one := newEngine(t, engine.Config{MaxConcurrent: 1, NoPrefixCache: true, MaxContext: 256})
-	if _, err := one.Load(t.Context(), model(), nil); err != nil {
-		t.Fatal(err)
-	}
+	one := onProcessor(t, engine.Config{MaxConcurrent: 1, NoPrefixCache: true, MaxContext: 256}, nil, model())
 	var requests []engine.Request
 	for i, text := range []string{"The capital of France is", "Hello!", "One, two, three.", "Yes or no?"} {
 		r := greedy("<|im_start|>user\n"+text+"<|im_end|>\n<|im_start|>assistant\n", 60)

@@ -39,10 +39,7 @@ func TestSamplesAheadSayTheSame(t *testing.T) {
 	}
 	requests[1].Stop, requests[5].Stop = []string{"e"}, []string{"a"}
 	requests[3].Sampling.IgnoreEnd, requests[3].Sampling.MinTokens = false, 4
-	one := newEngine(t, engine.Config{MaxConcurrent: 1, NoPrefixCache: true, MaxContext: 256})
-	if _, err := one.Load(t.Context(), tinyModel(t), nil); err != nil {
-		t.Fatal(err)
-	}
+	one := onProcessor(t, engine.Config{MaxConcurrent: 1, NoPrefixCache: true, MaxContext: 256}, nil, tinyModel(t))
 	var said [][]whole
 	for _, r := range requests {
 		said = append(said, oneByOne(t, one, r))
