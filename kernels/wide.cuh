@@ -4,12 +4,14 @@
 // same bits as mma.sync (measured: RESULTS.md), so this is the third kernel
 // of the one arithmetic that project.cuh describes.
 //
-// A block of two warpgroups makes 128 outputs of N rows; with a gate, 64 outputs,
-// one warpgroup each matrix. Activations come 64 columns at a time, three such
-// stages ahead. Prepare has laid them out so that a stage of a block is one run of
-// bytes, for one bulk copy: [stage][row] with 64 halves of a row, 128 bytes. The 16
-// columns of a chunk are ordered as the registers have them, and rows are swizzled: 16
-// bytes at place c of row r lie at c ^ r%8. What rows there are beyond the step's is anything, and ends nowhere.
+// Two warpgroups of a block make 128 outputs of N rows; with a gate, 64 outputs, one
+// warpgroup each matrix. A third one, with few registers, asks for activations: 64
+// columns at a time, as many such stages ahead as there is room for. Prepare has laid
+// them out so that a stage of a block is one run of bytes, for one bulk copy:
+// [stage][row] with 64 halves of a row, 128 bytes. The 16 columns of a chunk are
+// ordered as the registers have them, and rows are swizzled: 16 bytes at place c of
+// row r lie at c ^ r%8. What rows there are beyond the step's is anything, and ends
+// nowhere.
 //
 // Where that makes too few blocks, a cluster of blocks shares the segments of the
 // same outputs, in order; each keeps the sums of its own in shared memory, and at the
