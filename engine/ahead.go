@@ -10,9 +10,8 @@ import (
 // A step begins before the host has seen the tokens of the one before it, so that the
 // device does not wait: where every sequence takes the token of the largest logit, or one
 // whose drawing depends on nothing but its position, that stays on the device, which goes
-// on with it, and the host reads one step late. A sequence
-// that turns out to have ended has had a row for nothing; one whose token is another one
-// has it computed again.
+// on with it, and the host reads one step late. A sequence that turns out to have ended
+// has had a row for nothing; one whose token is another one has it computed again.
 
 // leastAhead is the least StreamBuffer with which steps begin ahead: two tokens on their
 // way then leave room for as many as there may be before a sequence is paused. There is
