@@ -2,45 +2,46 @@ package server_test
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 
-	kigov1 "kigo/proto/kigo/v1"
+	"kigo/engine"
 	"kigo/server"
 )
 
-// The events of a stream have the bytes that protobuf's own code gives them.
-func TestEventsAreEncodedAsProtobuf(t *testing.T) {
+// The engine's tokens have the bytes that protobuf's own code gives the event of them.
+func TestTokensAreEncodedAsProtobuf(t *testing.T) {
 	t.Parallel()
 	long := make([]int32, 1000)
 	for i := range long {
 		long[i] = int32(i * i)
 	}
 	codec := server.NewCodec()
-	for _, m := range []*kigov1.Tokens{
+	for _, tokens := range []*engine.Tokens{
 		{},
-		{Index: 7, Ids: []int32{1, 300, 1 << 30}, Text: "ö\n", Sample: 3},
+		{Index: 7, IDs: []int32{1, 300, 1 << 30}, Text: "ö\n", Sample: 3},
+		{IDs: []int32{0}},
+		{Index: -1, Sample: -2, IDs: []int32{-3, -1 << 31}}, // there are none such
 		{Text: "held back"},
-		{Ids: long, Logprobs: []*kigov1.TokenLogprob{{Id: 1, Piece: []byte{0xff}, Logprob: -0.5, Top: []*kigov1.TopLogprob{{Id: 2}}}}},
+		{Text: strings.Repeat("long", 100)},
+		{Index: 1 << 20, Sample: 127, IDs: long, Text: "long"},
+		{IDs: []int32{1}, Logprobs: []engine.TokenLogprob{{ID: 1, Bytes: []byte{0xff}, Logprob: -0.5, Top: []engine.TokenLogprob{{ID: 2}}}}},
 	} {
-		for _, r := range []*kigov1.ExecuteResponse{
-			{Event: &kigov1.ExecuteResponse_Tokens{Tokens: m}},
-			{Event: &kigov1.ExecuteResponse_End{End: &kigov1.End{StopText: m.GetText(), GeneratedTokens: m.GetIndex()}}},
-			{},
-		} {
-			want, err := proto.Marshal(r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := codec.Marshal(r)
+		event := server.TokensEvent(tokens)
+		want, err := proto.Marshal(event)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range []any{tokens, event} {
+			got, err := codec.Marshal(m)
 			if err != nil || !bytes.Equal(got.Materialize(), want) {
-				t.Errorf("%v: %x, want %x (%v)", r, got.Materialize(), want, err)
+				t.Errorf("%v of %v: %x, want %x (%v)", m, tokens, got.Materialize(), want, err)
 			}
 		}
 	}
-	bad := &kigov1.ExecuteResponse{Event: &kigov1.ExecuteResponse_Tokens{Tokens: &kigov1.Tokens{Text: "\xff"}}}
-	if _, err := codec.Marshal(bad); err == nil {
+	if _, err := codec.Marshal(&engine.Tokens{Text: "\xff"}); err == nil {
 		t.Error("text that is not UTF-8 was encoded")
 	}
 }

@@ -22,20 +22,14 @@ func startedEvent(s engine.Started, correlation string) *kigov1.ExecuteResponse 
 	}}}
 }
 
-// tokensMessage is the message that there is one of for each token, in one piece of
-// memory.
-type tokensMessage struct {
-	response kigov1.ExecuteResponse
-	event    kigov1.ExecuteResponse_Tokens
-	tokens   kigov1.Tokens
-}
-
 func tokensEvent(t *engine.Tokens) *kigov1.ExecuteResponse {
-	m := &tokensMessage{}
-	m.response.Event, m.event.Tokens = &m.event, &m.tokens
-	out := &m.tokens
-	out.Sample, out.Index, out.Ids, out.Text, out.Logprobs = int32(t.Sample), int32(t.Index), t.IDs, t.Text, logprobs(t.Logprobs)
-	return &m.response
+	return &kigov1.ExecuteResponse{Event: &kigov1.ExecuteResponse_Tokens{Tokens: &kigov1.Tokens{
+		Sample:   int32(t.Sample),
+		Index:    int32(t.Index),
+		Ids:      t.IDs,
+		Text:     t.Text,
+		Logprobs: logprobs(t.Logprobs),
+	}}}
 }
 
 func logprobs(list []engine.TokenLogprob) []*kigov1.TokenLogprob {

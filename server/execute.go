@@ -34,12 +34,20 @@ type call struct {
 	end         *engine.End   // nil where the stream ended with an error
 }
 
+// eventSender brings the events of one Execute to its client.
+type eventSender interface {
+	send(*kigov1.ExecuteResponse) error
+
+	// sendTokens is send of a tokensEvent, of which there is one for each token.
+	sendTokens(t *engine.Tokens, now time.Time) error
+}
+
 // execute serves r: it sends started, tokens, metrics and exactly one end, or
 // returns the error that takes the end's place. It is all that gRPC and HTTP
-// share: send is the only difference. The request leaves the engine when
+// share: to is the only difference. The request leaves the engine when
 // execute returns, however it does; a panic on the way is an error like any
 // other. c is filled in on the way.
-func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send func(*kigov1.ExecuteResponse) error, c *call) (err error) {
+func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, to eventSender, c *call) (err error) {
 	arrived := time.Now()
 	c.operation = operationName(r)
 	defer func() {
@@ -78,7 +86,7 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 		}
 		event := first
 		first = nil
-		return send(event)
+		return to.send(event)
 	}
 	if r.PromptLogprobs == nil {
 		if err := begin(); err != nil {
@@ -110,7 +118,7 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 			for _, one := range ev.End.Answers() {
 				c.generated += one.GeneratedTokens
 			}
-			return send(endEvent(ev.End))
+			return to.send(endEvent(ev.End))
 		}
 		if ev.Tokens == nil {
 			return fmt.Errorf("%w: an event of neither kind", errNoEnd)
@@ -125,11 +133,11 @@ func (s *Server) execute(ctx context.Context, r *kigov1.ExecuteRequest, send fun
 		}
 		*before = now
 		c.generated += len(ev.Tokens.IDs)
-		if err := send(tokensEvent(ev.Tokens)); err != nil {
+		if err := to.sendTokens(ev.Tokens, now); err != nil {
 			return err
 		}
 		if m := meter.event(c.generated, s.backend); m != nil {
-			if err := send(m); err != nil {
+			if err := to.send(m); err != nil {
 				return err
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 
+	"kigo/engine"
 	kigov1 "kigo/proto/kigo/v1"
 )
 
@@ -19,6 +20,9 @@ func NewWithBackend(cfg Config, b Backend) (*Server, error) { return newServer(c
 
 // NewCodec is how messages are encoded.
 func NewCodec() encoding.CodecV2 { return newCodec() }
+
+// TokensEvent is what is sent of the engine's tokens.
+func TokensEvent(t *engine.Tokens) *kigov1.ExecuteResponse { return tokensEvent(t) }
 
 // CallsInFlight is how many places of MaxStreams are taken.
 func (s *Server) CallsInFlight() int64 { return s.calls.Load() }

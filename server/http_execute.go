@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"kigo/engine"
 	kigov1 "kigo/proto/kigo/v1"
 )
 
@@ -54,7 +55,7 @@ func (s *Server) httpExecute(w *recordingWriter, r *http.Request) {
 	events := &eventStream{w: w, ctl: ctl, timeout: s.cfg.SendTimeout}
 	ctx, span := s.tracing.begin(r)
 	defer func() { finish(span, w.code) }()
-	err = s.execute(ctx, req, events.send, &c)
+	err = s.execute(ctx, req, events, &c)
 	s.metrics.observe(&c, err)
 	w.fields = c.fields()
 	switch {
@@ -90,6 +91,8 @@ func (e *eventStream) send(res *kigov1.ExecuteResponse) error {
 	}
 	return e.write(string(field.Name()), data)
 }
+
+func (e *eventStream) sendTokens(t *engine.Tokens, _ time.Time) error { return e.send(tokensEvent(t)) }
 
 // eventJSON has the proto's own field names, as the requests may, and shows
 // zeros: a first index is 0, not absent.

@@ -31,13 +31,8 @@ func (s *inferenceService) Execute(r *kigov1.ExecuteRequest, stream grpc.ServerS
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 
-	sends := newSendWatch(srv.cfg.SendTimeout)
-	defer sends.stop()
-	send := func(e *kigov1.ExecuteResponse) error {
-		sends.begin()
-		defer sends.end()
-		return stream.Send(e)
-	}
+	events := &watchedEvents{stream, newSendWatch(srv.cfg.SendTimeout)}
+	defer events.sends.stop()
 
 	type result struct {
 		call call
@@ -46,7 +41,7 @@ func (s *inferenceService) Execute(r *kigov1.ExecuteRequest, stream grpc.ServerS
 	done := make(chan result, 1)
 	srv.work.Go(func() {
 		var res result
-		res.err = srv.execute(ctx, r, send, &res.call)
+		res.err = srv.execute(ctx, r, events, &res.call)
 		done <- res
 	})
 	select {
@@ -54,10 +49,31 @@ func (s *inferenceService) Execute(r *kigov1.ExecuteRequest, stream grpc.ServerS
 		logging.AddFields(stream.Context(), res.call.fields())
 		srv.metrics.observe(&res.call, res.err)
 		return res.err
-	case <-sends.stalled:
+	case <-events.sends.stalled:
 		srv.metrics.observe(&call{operation: operationName(r), took: time.Since(begun)}, errStalledClient)
 		return errStalledClient
 	}
+}
+
+// watchedEvents sends over gRPC.
+type watchedEvents struct {
+	stream grpc.ServerStream
+	sends  *sendWatch
+}
+
+func (e *watchedEvents) send(res *kigov1.ExecuteResponse) error {
+	return e.sendMessage(res, time.Now())
+}
+
+// sendTokens leaves it to the codec to make a message of the tokens.
+func (e *watchedEvents) sendTokens(t *engine.Tokens, now time.Time) error {
+	return e.sendMessage(t, now)
+}
+
+func (e *watchedEvents) sendMessage(m any, now time.Time) error {
+	e.sends.begin(now)
+	defer e.sends.end()
+	return e.stream.SendMsg(m)
 }
 
 // Tokenize turns text into ids.

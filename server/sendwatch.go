@@ -28,8 +28,8 @@ func newSendWatch(limit time.Duration) *sendWatch {
 	return w
 }
 
-func (w *sendWatch) begin() { w.since.Store(max(int64(time.Since(w.born)), 1)) }
-func (w *sendWatch) end()   { w.since.Store(0) }
+func (w *sendWatch) begin(now time.Time) { w.since.Store(max(int64(now.Sub(w.born)), 1)) }
+func (w *sendWatch) end()                { w.since.Store(0) }
 
 // look closes stalled, or looks again when the send under way, or one that begins now,
 // has had its time.

@@ -24,10 +24,10 @@ func TestSendsThatTakeTooLong(t *testing.T) {
 			}
 		}
 		for range 10 {
-			w.begin()
+			w.begin(time.Now())
 			time.Sleep(limit - time.Second)
 			w.end()
-			w.begin()
+			w.begin(time.Now())
 			w.end()
 			time.Sleep(3 * time.Second)
 		}
@@ -35,7 +35,7 @@ func TestSendsThatTakeTooLong(t *testing.T) {
 		if stalled() {
 			t.Fatal("no send took so long")
 		}
-		w.begin()
+		w.begin(time.Now())
 		time.Sleep(limit - time.Nanosecond)
 		if stalled() {
 			t.Error("found too early")
