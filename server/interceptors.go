@@ -37,7 +37,7 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return s.statusError(errUnknownMethod) }),
 		grpc.ChainUnaryInterceptor(
-			s.metrics.grpc.UnaryServerInterceptor(),
+			s.metrics.grpc.unary,
 			logging.UnaryServerInterceptor(logger, accessLogOptions()...),
 			s.unaryStatus,
 			recovery.UnaryServerInterceptor(recover),
@@ -45,8 +45,8 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		),
 		grpc.ChainStreamInterceptor(
 			s.knownMethod,
-			s.metrics.grpc.StreamServerInterceptor(),
-			logging.StreamServerInterceptor(logger, accessLogOptions()...),
+			s.metrics.grpc.stream,
+			withoutMessages(logging.StreamServerInterceptor(logger, accessLogOptions()...)),
 			s.streamStatus,
 			recovery.StreamServerInterceptor(recover),
 			s.streamValid,
@@ -69,6 +69,24 @@ func (s *Server) knownMethod(srv any, stream grpc.ServerStream, _ *grpc.StreamSe
 	}
 	return h(srv, stream)
 }
+
+// withoutMessages has an interceptor see a call begin and end and none of its messages, of
+// which there is one for each token; what it puts into the call's context stays there.
+func withoutMessages(around grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+		return around(srv, stream, info, func(srv any, watched grpc.ServerStream) error {
+			return h(srv, &contextStream{stream, watched.Context()})
+		})
+	}
+}
+
+// contextStream is a stream with another context.
+type contextStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *contextStream) Context() context.Context { return s.ctx }
 
 // unaryStatus counts the call and turns the handler's error into a status.
 func (s *Server) unaryStatus(ctx context.Context, r any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {

@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"strconv"
 
-	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -16,7 +15,7 @@ import (
 // own counts, read when somebody asks.
 type metrics struct {
 	registry *prometheus.Registry
-	grpc     *grpcprom.ServerMetrics
+	grpc     *grpcMetrics
 	http     *prometheus.CounterVec
 	ends     *prometheus.CounterVec
 	prompt   prometheus.Counter
@@ -50,7 +49,7 @@ func tokenCounts(name, help string) prometheus.Histogram {
 func newMetrics(b backend, p *probe) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
-		grpc:     grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram()),
+		grpc:     newGRPCMetrics(),
 		http: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kigo_http_requests_total", Help: "HTTP requests that have ended.",
 		}, []string{"route", "code"}),
@@ -73,8 +72,9 @@ func newMetrics(b backend, p *probe) *metrics {
 			Name: "kigo_panics_total", Help: "Panics that were caught in handlers.",
 		}),
 	}
+	m.registry.MustRegister(m.grpc.collectors()...)
 	m.registry.MustRegister(
-		m.grpc, m.http, m.ends, m.prompt, m.panics,
+		m.http, m.ends, m.prompt, m.panics,
 		m.firstToken, m.betweenTokens, m.queued, m.prefill, m.decode, m.call, m.promptSize, m.generatedSize,
 		m.genAI.duration, m.genAI.firstToken, m.genAI.perToken,
 		&engineCollector{engine: b, probe: p}, &statsCollector{engine: b},

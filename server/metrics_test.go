@@ -8,6 +8,7 @@ import (
 	"time"
 
 	kigov1 "kigo/proto/kigo/v1"
+	"kigo/server"
 )
 
 // scrape reads /metrics: each series with its labels to its value.
@@ -113,6 +114,49 @@ func TestMetricsOfRealRequests(t *testing.T) {
 	} {
 		if m[part] <= 0 || m[part] > whole {
 			t.Errorf("%s is %v, all requests together took %v", part, m[part], whole)
+		}
+	}
+}
+
+// Calls are counted with their messages, and what has not happened yet is there as zero.
+func TestMetricsOfCalls(t *testing.T) {
+	t.Parallel()
+	f := start(t, submits(newFake(), func() server.TokenStream { return scripted("a", "b") }), nil)
+	a := f.mustExecute(t, textRequest("a", 2))
+	if _, err := f.inference.Embed(t.Context(), &kigov1.EmbedRequest{}); err == nil {
+		t.Error("an empty request was served")
+	}
+	f.check(t, "")
+	const (
+		execute = `{grpc_method="Execute",grpc_service="kigo.v1.InferenceService",grpc_type="server_stream"}`
+		embed   = `{grpc_method="Embed",grpc_service="kigo.v1.InferenceService",grpc_type="unary"}`
+		check   = `{grpc_method="Check",grpc_service="grpc.health.v1.Health",grpc_type="unary"}`
+		handled = `grpc_server_handled_total{grpc_code="`
+	)
+	code := func(code, method string) string { return handled + code + `",` + method[1:] }
+	var m map[string]float64
+	eventually(t, "the metrics of a stream", func() bool { // which counts when its handler returns
+		m = f.scrape(t)
+		return m[code("OK", execute)] == 1
+	})
+	for name, want := range map[string]float64{
+		"grpc_server_started_total" + execute:          1,
+		"grpc_server_msg_received_total" + execute:     1,
+		"grpc_server_msg_sent_total" + execute:         float64(len(a.tokens) + 2), // started and end
+		"grpc_server_handling_seconds_count" + execute: 1,
+		code("Internal", execute):                      0,
+		"grpc_server_started_total" + embed:            1,
+		"grpc_server_msg_received_total" + embed:       1,
+		"grpc_server_msg_sent_total" + embed:           0,
+		code("InvalidArgument", embed):                 1,
+		code("OK", embed):                              0,
+		"grpc_server_msg_sent_total" + check:           1,
+		code("OK", check):                              1,
+		"grpc_server_handling_seconds_count" + check:   1,
+		`grpc_server_msg_sent_total{grpc_method="Watch",grpc_service="grpc.health.v1.Health",grpc_type="server_stream"}`: 0,
+	} {
+		if got, ok := m[name]; !ok || got != want {
+			t.Errorf("%s is %v (there: %v), want %v", name, got, ok, want)
 		}
 	}
 }

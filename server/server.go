@@ -338,7 +338,7 @@ func (s *Server) grpcServer() *grpc.Server {
 		kigov1.RegisterModelServiceServer(receiving{g, s}, &modelService{server: s})
 	}
 	s.registerHealth(g)
-	s.metrics.grpc.InitializeMetrics(g)
+	s.metrics.grpc.initialize(g)
 	return g
 }
 
@@ -348,7 +348,7 @@ func (s *Server) adminServer() *grpc.Server {
 	if s.listeners[adminListener] != nil {
 		kigov1.RegisterModelServiceServer(receiving{g, s}, &modelService{server: s})
 		s.registerHealth(g)
-		s.metrics.grpc.InitializeMetrics(g)
+		s.metrics.grpc.initialize(g)
 	}
 	return g
 }
