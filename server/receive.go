@@ -44,23 +44,52 @@ func receiveError(err error) error {
 	return err
 }
 
-// requestStream is a stream whose request is received as above, and which
-// takes its place among the calls in flight only then: a request that never
-// arrives keeps nobody else out.
-type requestStream struct {
+// callStream is a stream as its handler sees it. Its request is received as above, must
+// be valid, and takes its place among the calls in flight only then: a request that never
+// arrives keeps nobody else out. It is all that stands between a handler and gRPC, because
+// there is a message for each token.
+type callStream struct {
 	grpc.ServerStream
-	server   *Server
-	work     bool // needs a place
-	several  bool // the client may send any number of messages, at any time
+	ctx     context.Context
+	server  *Server
+	counts  methodMetrics
+	work    bool // needs a place
+	several bool // the client may send any number of messages, at any time
+
 	admitted bool
 	release  func()
 }
 
-func (s *requestStream) RecvMsg(m any) error {
-	if s.several {
-		return receiveError(s.ServerStream.RecvMsg(m))
+func (s *Server) newCallStream(ctx context.Context, stream grpc.ServerStream, info *grpc.StreamServerInfo) *callStream {
+	return &callStream{
+		ServerStream: stream, ctx: ctx, server: s,
+		counts: s.metrics.grpc.method(info.FullMethod, info.IsClientStream, info.IsServerStream),
+		work:   isWork(info.FullMethod), several: info.IsClientStream, release: func() {},
 	}
-	if err := s.server.receive(s.ServerStream.RecvMsg, m); err != nil {
+}
+
+func (s *callStream) Context() context.Context { return s.ctx }
+
+func (s *callStream) SendMsg(m any) error {
+	err := s.ServerStream.SendMsg(m)
+	if err == nil {
+		s.counts.sent.Inc()
+	}
+	return err
+}
+
+func (s *callStream) RecvMsg(m any) error {
+	if err := s.recvRequest(m); err != nil {
+		return err
+	}
+	return s.server.valid(m)
+}
+
+func (s *callStream) recvRequest(m any) error {
+	if s.several {
+		return receiveError(s.recvCounted(m))
+	}
+	if err := s.server.receive(s.recvCounted, m); err != nil {
 		return err
 	}
 	if s.admitted {
@@ -72,6 +101,14 @@ func (s *requestStream) RecvMsg(m any) error {
 	}
 	s.admitted, s.release = true, release
 	return nil
+}
+
+func (s *callStream) recvCounted(m any) error {
+	err := s.ServerStream.RecvMsg(m)
+	if err == nil {
+		s.counts.received.Inc()
+	}
+	return err
 }
 
 // receiving registers services whose unary calls receive like streams.

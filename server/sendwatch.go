@@ -20,12 +20,13 @@ type sendWatch struct {
 	timer *time.Timer // nil when the watch is over
 }
 
-func newSendWatch(limit time.Duration) *sendWatch {
-	w := &sendWatch{stalled: make(chan struct{}), limit: limit, born: time.Now()}
+// start begins the watch. It is no function that makes one, so that a watch can be part of
+// what it watches.
+func (w *sendWatch) start(limit time.Duration) {
+	w.stalled, w.limit, w.born = make(chan struct{}), limit, time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.timer = time.AfterFunc(limit, w.look)
-	return w
 }
 
 func (w *sendWatch) begin(now time.Time) { w.since.Store(max(int64(now.Sub(w.born)), 1)) }

@@ -12,7 +12,8 @@ func TestSendsThatTakeTooLong(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const limit = 10 * time.Second
-		w := newSendWatch(limit)
+		var w sendWatch
+		w.start(limit)
 		defer w.stop()
 		stalled := func() bool {
 			synctest.Wait()
