@@ -29,7 +29,7 @@ type sequence struct {
 	keys     []kv.Key  // of the prompt's blocks, until it is added; the first answer's alone
 
 	sampler  *sample.Sampler
-	text     *tokenizer.Stream
+	text     tokenizer.Stream
 	stops    *stop.Matcher
 	stopText []string
 	stopIDs  []int32
@@ -66,7 +66,7 @@ func newSequence(s *Stream, number int, r *Request, prompt []int32, most int, ar
 		prompt:   len(prompt),
 		most:     most,
 		tenant:   r.Tenant,
-		text:     m.tokens.NewStream(false),
+		text:     *m.tokens.NewStream(false),
 		stopText: slices.Clone(r.Stop),
 		stopIDs:  slices.Clone(r.StopIDs),
 		logprobs: r.Logprobs,
