@@ -1,8 +1,11 @@
 package engine_test
 
 import (
+	"context"
 	"errors"
 	"io"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,6 +79,57 @@ func TestCancelInEveryPhase(t *testing.T) {
 			}
 			settled(t, e)
 		})
+	}
+}
+
+// Next returns when a context ends, whose ever it is, though the device is at work and the
+// owner learns of nothing. Any other context than Submit's leaves the stream as it is.
+func TestNextEndsWithItsContext(t *testing.T) {
+	var held atomic.Bool
+	gate := make(chan struct{})
+	e, _ := scriptedEngine(t, engine.Config{MaxConcurrent: 3}, func(call string, _ int) error {
+		if call == "Run" && held.Load() {
+			<-gate
+		}
+		return nil
+	})
+	loadTiny(t, e, "tiny", 1, false)
+	held.Store(true)
+	own, leave := context.WithCancel(t.Context())
+	child, leaveChild := context.WithCancel(own)
+	defer leaveChild()
+	other, leaveOther := context.WithCancel(t.Context())
+	streams := make([]*engine.Stream, 3)
+	for i := range streams {
+		s, err := e.Submit(own, greedy("a", 3))
+		if i == 2 {
+			s, err = e.Submit(t.Context(), greedy("a", 3))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		streams[i] = s
+	}
+	contexts := []context.Context{own, child, other}
+	var all sync.WaitGroup
+	for i, s := range streams {
+		all.Go(func() {
+			for range 2 { // with a context that has ended, too
+				if _, err := s.Next(contexts[i]); !errors.Is(err, context.Canceled) {
+					t.Errorf("stream %d: %v", i, err)
+				}
+			}
+		})
+	}
+	leave()
+	leaveOther()
+	all.Wait()
+	close(gate)
+	if tokens, err := collectFrom(t, streams[2]); !errors.Is(err, io.EOF) || tokens != 3 {
+		t.Errorf("the stream that was left as it is ended with %v after %d tokens", err, tokens)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -21,7 +21,8 @@ type Stream struct {
 	left   int         // of these, that have not ended; with none the stream has
 	detach func() bool // from the request's context
 
-	bell chan struct{} // wakes the reader; holds one ring
+	bell chan struct{}   // wakes the reader; holds one ring
+	done <-chan struct{} // of Submit's context, whose end rings the bell, too
 
 	mu     sync.Mutex
 	events []Event // that the reader has not taken
@@ -64,6 +65,13 @@ func (s *Stream) Next(ctx context.Context) (Event, error) {
 		ev, ok, err := s.take()
 		if ok || err != nil {
 			return ev, err
+		}
+		if ctx.Done() == s.done { // as a rule; waiting for one thing costs less than for two
+			if err := ctx.Err(); err != nil {
+				return Event{}, err
+			}
+			<-s.bell
+			continue
 		}
 		select {
 		case <-s.bell:

@@ -71,6 +71,7 @@ func (e *Engine) submit(ctx context.Context, r *Request, arrived time.Time) (*St
 		PromptTokens: len(prompt),
 		Seed:         r.Sampling.Seed,
 	}, r)
+	s.done = ctx.Done()
 	for i := range s.left {
 		q, err := newSequence(s, i, r, prompt, most, arrived)
 		if err != nil {
@@ -86,6 +87,7 @@ func (e *Engine) submit(ctx context.Context, r *Request, arrived time.Time) (*St
 	// The stream may end before AfterFunc returns, so the owner is handed its
 	// stop function by message and not through a field.
 	stop := context.AfterFunc(ctx, func() {
+		s.ring()
 		s.leaves()
 		e.owner.post(func() { e.owner.endStream(s, ctx.Err()) })
 	})
