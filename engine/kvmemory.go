@@ -30,6 +30,7 @@ type kvMemory struct {
 	again time.Time // when to ask again
 	idle  time.Time // since when there has been no request; zero: there is one, or nothing to give back
 	least int       // blocks that there was memory for after it was trimmed last, or loaded
+	full  int       // there is memory for at least so many blocks, from the first on
 	left  bool      // it was trimmed after the model had been replaced
 }
 
@@ -63,16 +64,21 @@ func (o *owner) supply(m *served, now time.Time) (again time.Time) {
 // with: there are fewer blocks, and the next try waits.
 func (o *owner) grow(m *served, blocks int) error {
 	pool := m.sched.Pool()
-	err := o.eachChunk(m, func(from, to int) error {
-		if blocks <= 0 || m.cache.Mapped(from) {
-			return nil
+	full := m.memory.full
+	err := o.eachChunk(m, full, func(from, to int) (more bool, err error) {
+		if !m.cache.Mapped(from) {
+			if err := m.cache.Map(from); err != nil {
+				return false, err
+			}
+			blocks -= to - from
 		}
-		blocks -= to - from
-		return m.cache.Map(from)
+		full = to
+		return blocks > 0, nil
 	})
 	if fatalError(err) != nil || o.givenUp {
 		return err
 	}
+	m.memory.full = full
 	log := &o.engine.cfg.Log
 	was := m.memory.short
 	m.memory.short = err != nil
@@ -102,11 +108,11 @@ func (o *owner) trim(m *served) error {
 	}
 	pool := m.sched.Pool()
 	before := m.cache.Bytes()
-	err := o.eachChunk(m, func(from, to int) error {
+	err := o.eachChunk(m, 0, func(from, to int) (more bool, err error) {
 		if !m.cache.Mapped(from) || pool.Held(from, to) {
-			return nil
+			return true, nil
 		}
-		return m.cache.Unmap(from)
+		return true, m.cache.Unmap(from)
 	})
 	if fatalError(err) != nil || o.givenUp {
 		return err
@@ -121,15 +127,17 @@ func (o *owner) trim(m *served) error {
 	return err
 }
 
-// eachChunk changes the memory of a cache's chunks, all in the same way, up to an error,
-// and tells the pool and Status what there is.
-func (o *owner) eachChunk(m *served, change func(from, to int) error) error {
+// eachChunk changes the memory of a cache's chunks, from the one that begins with a block
+// on, as long as there is more to change and up to an error, and tells the pool and Status
+// what there is.
+func (o *owner) eachChunk(m *served, first int, change func(from, to int) (more bool, err error)) error {
 	var changed [][2]int
 	err := o.inDevice(time.Now(), m.times.limit(o.engine.cfg.StepLimit), func() error {
-		for from, to := 0, 0; to < m.cache.Blocks(); {
+		for from, to, more := 0, first, true; more && to < m.cache.Blocks(); {
+			var err error
 			from, to = m.cache.Chunk(to)
 			before := m.cache.Mapped(from)
-			err := change(from, to)
+			more, err = change(from, to)
 			switch last := len(changed) - 1; {
 			case m.cache.Mapped(from) == before:
 			case last >= 0 && changed[last][1] == from:
