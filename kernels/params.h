@@ -190,6 +190,7 @@ struct ProjectParams {
     uint32_t segments_log; // the power of two that segments is
     uint32_t gated;    // two matrices, silu(first) * second
     uint32_t stage_rows; // what prepare was told
+    uint32_t joint;    // the warpgroups of a block of wide make the same outputs
     uint32_t tiles;    // of all matrices; of one with a gate
     uint32_t each;     // tiles of a block of one, and
     uint32_t more;     // how many blocks have one more

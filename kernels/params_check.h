@@ -109,7 +109,7 @@ static_assert(KIGO_OFFSETOF(Matrix, outs) == 48 && sizeof(Matrix::outs) == 4, "M
 static_assert(KIGO_OFFSETOF(Matrix, tiles) == 52 && sizeof(Matrix::tiles) == 4, "Matrix::tiles");
 static_assert(KIGO_OFFSETOF(Matrix, up) == 56 && sizeof(Matrix::up) == 4, "Matrix::up");
 static_assert(KIGO_OFFSETOF(Matrix, down) == 60 && sizeof(Matrix::down) == 4, "Matrix::down");
-static_assert(sizeof(ProjectParams) == 304 && alignof(ProjectParams) == 8, "ProjectParams");
+static_assert(sizeof(ProjectParams) == 312 && alignof(ProjectParams) == 8, "ProjectParams");
 static_assert(KIGO_OFFSETOF(ProjectParams, matrix) == 0 && sizeof(ProjectParams::matrix) == 192, "ProjectParams::matrix");
 static_assert(KIGO_OFFSETOF(ProjectParams, in) == 192 && sizeof(ProjectParams::in) == 8, "ProjectParams::in");
 static_assert(KIGO_OFFSETOF(ProjectParams, pick) == 200 && sizeof(ProjectParams::pick) == 8, "ProjectParams::pick");
@@ -127,11 +127,12 @@ static_assert(KIGO_OFFSETOF(ProjectParams, segments) == 268 && sizeof(ProjectPar
 static_assert(KIGO_OFFSETOF(ProjectParams, segments_log) == 272 && sizeof(ProjectParams::segments_log) == 4, "ProjectParams::segments_log");
 static_assert(KIGO_OFFSETOF(ProjectParams, gated) == 276 && sizeof(ProjectParams::gated) == 4, "ProjectParams::gated");
 static_assert(KIGO_OFFSETOF(ProjectParams, stage_rows) == 280 && sizeof(ProjectParams::stage_rows) == 4, "ProjectParams::stage_rows");
-static_assert(KIGO_OFFSETOF(ProjectParams, tiles) == 284 && sizeof(ProjectParams::tiles) == 4, "ProjectParams::tiles");
-static_assert(KIGO_OFFSETOF(ProjectParams, each) == 288 && sizeof(ProjectParams::each) == 4, "ProjectParams::each");
-static_assert(KIGO_OFFSETOF(ProjectParams, more) == 292 && sizeof(ProjectParams::more) == 4, "ProjectParams::more");
-static_assert(KIGO_OFFSETOF(ProjectParams, inverse_width) == 296 && sizeof(ProjectParams::inverse_width) == 4, "ProjectParams::inverse_width");
-static_assert(KIGO_OFFSETOF(ProjectParams, eps) == 300 && sizeof(ProjectParams::eps) == 4, "ProjectParams::eps");
+static_assert(KIGO_OFFSETOF(ProjectParams, joint) == 284 && sizeof(ProjectParams::joint) == 4, "ProjectParams::joint");
+static_assert(KIGO_OFFSETOF(ProjectParams, tiles) == 288 && sizeof(ProjectParams::tiles) == 4, "ProjectParams::tiles");
+static_assert(KIGO_OFFSETOF(ProjectParams, each) == 292 && sizeof(ProjectParams::each) == 4, "ProjectParams::each");
+static_assert(KIGO_OFFSETOF(ProjectParams, more) == 296 && sizeof(ProjectParams::more) == 4, "ProjectParams::more");
+static_assert(KIGO_OFFSETOF(ProjectParams, inverse_width) == 300 && sizeof(ProjectParams::inverse_width) == 4, "ProjectParams::inverse_width");
+static_assert(KIGO_OFFSETOF(ProjectParams, eps) == 304 && sizeof(ProjectParams::eps) == 4, "ProjectParams::eps");
 static_assert(sizeof(ProjectF32Params) == 56 && alignof(ProjectF32Params) == 8, "ProjectF32Params");
 static_assert(KIGO_OFFSETOF(ProjectF32Params, weight) == 0 && sizeof(ProjectF32Params::weight) == 8, "ProjectF32Params::weight");
 static_assert(KIGO_OFFSETOF(ProjectF32Params, bias) == 8 && sizeof(ProjectF32Params::bias) == 8, "ProjectF32Params::bias");

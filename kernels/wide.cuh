@@ -15,7 +15,11 @@
 //
 // Where that makes too few blocks, a cluster of blocks shares the segments of the
 // same outputs, in order; each keeps the sums of its own in shared memory, and at the
-// end adds up those of all for a part of the rows, segment after segment.
+// end adds up those of all for a part of the rows, segment after segment. In the same
+// way the two warpgroups of a block can share its segments, and make 64 outputs: they
+// are joint. Then each is at other columns and has stages of its own, in every second
+// place of those there are; a block has as many on their way as without, but needs
+// activations twice as fast. It is not for matrices with a gate.
 #pragma once
 #include "project.cuh"
 #include "wgmma.cuh"
@@ -67,7 +71,9 @@ __device__ __forceinline__ float load_shared(const float *at, uint32_t rank) {
 
 // The stages of activations on their way through shared memory: first the halves of
 // all of them, then the barriers: full ones, where copies arrive, and empty ones, where
-// the warps do that have done with a stage. A warp of its own asks for them.
+// the warps do that have done with a stage. Warps that use them and the one that asks
+// for them go through the places in the same order: all, or every second one, from the
+// number of their group on.
 template <int N> struct Stages {
     static constexpr uint32_t COUNT = Wide<N>::STAGES, BYTES = Wide<N>::STAGE_BYTES;
     const ProjectParams &p;
@@ -76,39 +82,43 @@ template <int N> struct Stages {
     uint32_t slot, parity; // of the stage in use
     uint64_t matrix;       // its descriptor
 
-    __device__ __forceinline__ Stages(const ProjectParams &p, char *shared)
-        : p(p), shared(shared), full((uint64_t *)(shared + COUNT * BYTES)), empty(full + COUNT), slot(COUNT - 1), parity(1) {}
+    __device__ __forceinline__ Stages(const ProjectParams &p, char *shared, uint32_t group)
+        : p(p), shared(shared), full((uint64_t *)(shared + COUNT * BYTES)), empty(full + COUNT), slot(places() - apart() + group), parity(1) {}
+    // From a place to the next one, and how many are in use: as many for either group.
+    __device__ __forceinline__ uint32_t apart() const { return 1 + p.joint; }
+    __device__ __forceinline__ uint32_t places() const { return COUNT - COUNT % 2 * p.joint; }
     // By one thread, before any other.
     __device__ __forceinline__ void init() const {
 #pragma unroll 1
         for (uint32_t i = 0; i < COUNT; i++) {
             barrier_init(full + i, 1);
-            barrier_init(empty + i, WIDE_WARPS);
+            barrier_init(empty + i, WIDE_WARPS >> p.joint);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __device__ __forceinline__ void next() {
+        slot += apart();
+        if (slot >= places()) {
+            slot -= places();
+            parity ^= 1;
+        }
     }
     // Asks for all stages from one on and before another, by one thread. An empty slot's
     // barrier is in its first phase: the one before it has ended.
     __device__ __forceinline__ void ask(uint32_t first_row, uint32_t stage, uint32_t end) {
         const char *from = (const char *)p.half + ((uint64_t)stage * p.stage_rows + first_row) * 128;
 #pragma unroll 1
-        for (uint32_t at = 0, phase = 1; stage < end; stage++, from += (uint64_t)p.stage_rows * 128) {
-            barrier_wait(empty + at, phase);
-            barrier_expect(full + at, BYTES);
-            copy_bulk(shared + at * BYTES, from, BYTES, full + at);
-            if (++at == COUNT) {
-                at = 0;
-                phase ^= 1;
-            }
+        for (; stage < end; stage++, from += (uint64_t)p.stage_rows * 128) {
+            next();
+            barrier_wait(empty + slot, parity ^ 1);
+            barrier_expect(full + slot, BYTES);
+            copy_bulk(shared + slot * BYTES, from, BYTES, full + slot);
         }
     }
     // Waits for the next stage. Its matrix descriptor: 128-byte swizzle, 1,024 bytes from
     // 8 rows to the next 8.
     __device__ __forceinline__ void enter() {
-        if (++slot == COUNT) {
-            slot = 0;
-            parity ^= 1;
-        }
+        next();
         const uint32_t at = (uint32_t)__cvta_generic_to_shared(shared + slot * BYTES);
         matrix = (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)64 << 32 | (uint64_t)1 << 62;
         barrier_wait(full + slot, parity);
@@ -116,7 +126,7 @@ template <int N> struct Stages {
     // Only wgmma has read the stage before, if there was one, and has been waited for.
     __device__ __forceinline__ void leave_before(bool was) const {
         if (was && threadIdx.x % 32 == 0)
-            barrier_arrive(empty + (slot ? slot - 1 : COUNT - 1));
+            barrier_arrive(empty + (slot < apart() ? slot + places() : slot) - apart());
     }
     // The descriptor of a chunk of 16 columns.
     __device__ __forceinline__ uint64_t chunk(int n) const { return matrix + n * 2; }
@@ -125,11 +135,11 @@ template <int N> struct Stages {
 __device__ __forceinline__ void workers_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(WIDE_WORKERS) : "memory"); }
 
 // Sums of 16 outputs of each warp and N rows: v of the segment at hand, total of those
-// before. In a cluster totals come last, and v goes to parts.
+// before. Where segments are shared, totals come last, and v goes to parts.
 template <class W, int N> struct WideSums {
     float v[Wide<N>::SUMS], total[Wide<N>::SUMS];
-    float *parts;                  // null: no cluster
-    uint32_t segment, first, last; // at hand, and those of this block
+    float *parts;                  // null: the warp has all segments
+    uint32_t segment, first, last; // at hand, and those of this warp
     uint32_t end;                  // where the segment ends, in steps
 
     __device__ __forceinline__ WideSums(const ProjectParams &p, float *parts, uint32_t first, uint32_t last)
@@ -138,7 +148,8 @@ template <class W, int N> struct WideSums {
         for (int i = 0; i < Wide<N>::SUMS; i++)
             v[i] = 0;
     }
-    // Where sum i of the thread lies in shared memory: [N rows][128 outputs].
+    // Where sum i of the thread lies in shared memory: [N rows][128 outputs], or [N rows]
+    // [joint warpgroup][64 outputs].
     __device__ __forceinline__ static uint32_t place(int i) {
         const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
         return (i / 4 * 8 + lane % 4 * 2 + i % 2) * WIDE_STRIDE + warp * 16 + lane / 4 + i % 4 / 2 * 8;
@@ -291,45 +302,51 @@ template <class W, int N> __device__ __forceinline__ void wide_packed(const Proj
     keep_operands(a[1], p.rows == 0, (uint32_t)__cvta_generic_to_shared(stages.shared));
 }
 
-// Dynamic shared memory: the stages and, where a cluster shares segments, the sums of
-// this block's; else these take the stages' place at the end.
+// Dynamic shared memory: the stages and, where segments are shared, the sums of those of
+// a warp; else these take the stages' place at the end.
 //
 // Grid: (row blocks * blocks of a cluster, blocks of tiles).
 template <class W, int N> __device__ __forceinline__ void wide(const ProjectParams &p) {
     extern __shared__ __align__(1024) char shared[];
-    const uint32_t warp = threadIdx.x / 32, tiles_here = p.gated ? 4 : 8;
+    const uint32_t warp = __shfl_sync(~0u, threadIdx.x / 32, 0), tiles_here = p.gated || p.joint ? 4 : 8;
     const uint32_t blocks = cluster_size(), rank = blocks > 1 ? cluster_rank() : 0;
-    const uint32_t each = p.segments / blocks, first_row = blockIdx.x / blocks * N, first_tile = blockIdx.y * tiles_here;
+    const uint32_t first_row = blockIdx.x / blocks * N, first_tile = blockIdx.y * tiles_here;
     let_next_start();
-    float *parts = (float *)(shared + (blocks > 1 ? Wide<N>::STAGES_BYTES : 0));
-    Stages<N> stages(p, shared);
+    // Whose stages the warp uses or asks for, and which it is of those that share segments.
+    const uint32_t group = p.joint ? warp < WIDE_WARPS ? warp / 4 : warp - WIDE_WARPS : 0;
+    const uint32_t sharers = blocks << p.joint, each = p.segments / sharers, sharer = (rank << p.joint) + group;
+    float *parts = (float *)(shared + (sharers > 1 ? Wide<N>::STAGES_BYTES : 0));
+    Stages<N> stages(p, shared, group);
     if (threadIdx.x == 0)
         stages.init();
     __syncthreads();
-    const uint32_t begin = wide_segment<W>(rank * each, p), end = wide_segment<W>((rank + 1) * each, p);
-    if (warp < WIDE_WARPS) {
-        more_registers<232>();
-        Place place(p, first_tile + (p.gated ? warp % 4 : warp));
-        const Matrix &m = p.matrix[p.gated ? warp / 4 : place.matrix];
-        const uint32_t tile = place.there ? place.tile : 0;
-        WideSums<W, N> sums(p, blocks > 1 ? parts : nullptr, rank * each, (rank + 1) * each);
-        if constexpr (W::CONVERTED)
-            wide_packed<W, N>(p, sums, stages, m, tile, begin, end);
-        else
-            wide_plain<W, N>(p, sums, stages, m, tile, begin, end);
-        sums.flush(p, end);
-        if (blocks == 1) {
-            workers_barrier(); // the stages are free
-#pragma unroll
-            for (int i = 0; i < Wide<N>::SUMS; i++)
-                parts[sums.place(i)] = sums.total[i];
-        }
-    } else {
+    const uint32_t begin = wide_segment<W>(sharer * each, p), end = wide_segment<W>((sharer + 1) * each, p);
+    if (warp >= WIDE_WARPS) {
         fewer_registers<40>();
-        if (threadIdx.x == WIDE_WORKERS) {
+        if (threadIdx.x % 32 == 0 && warp <= WIDE_WARPS + p.joint) {
             wait_for_previous();
             stages.ask(first_row, begin * W::CHUNKS / 4, (end * W::CHUNKS + 3) / 4);
         }
+        __syncwarp();
+        cluster_barrier(blocks > 1); // both as below
+        cluster_barrier(blocks > 1);
+        return; // all that follows would have to do with 40 registers if it came this way, too
+    }
+    more_registers<232>();
+    Place place(p, first_tile + warp % tiles_here);
+    const Matrix &m = p.matrix[p.gated ? warp / 4 : place.matrix];
+    const uint32_t tile = place.there ? place.tile : 0;
+    WideSums<W, N> sums(p, sharers > 1 ? parts : nullptr, sharer * each, (sharer + 1) * each);
+    if constexpr (W::CONVERTED)
+        wide_packed<W, N>(p, sums, stages, m, tile, begin, end);
+    else
+        wide_plain<W, N>(p, sums, stages, m, tile, begin, end);
+    sums.flush(p, end);
+    if (sharers == 1) {
+        workers_barrier(); // the stages are free
+#pragma unroll
+        for (int i = 0; i < Wide<N>::SUMS; i++)
+            parts[sums.place(i)] = sums.total[i];
     }
 
     // Through shared memory, so that outputs are written side by side and gates meet.
@@ -343,7 +360,7 @@ template <class W, int N> __device__ __forceinline__ void wide(const ProjectPara
     const Finish finish(p, first, writes ? output : first.outs);
     auto sum_of = [&](uint32_t o, uint32_t r) {
         const float *at = parts + r * WIDE_STRIDE + o;
-        if (blocks == 1)
+        if (sharers == 1)
             return *at;
         // Four at a time: there are 4, 8 or 16 segments, and a power of two each.
         const uint32_t each_log = 31 - __clz(each);
@@ -352,8 +369,10 @@ template <class W, int N> __device__ __forceinline__ void wide(const ProjectPara
         for (uint32_t s = 0; s < p.segments; s += 4) {
             float v[4];
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                v[i] = load_shared(at + (s + i & each - 1) * Wide<N>::SEGMENT, s + i >> each_log);
+            for (int i = 0; i < 4; i++) {
+                const uint32_t sharer = s + i >> each_log, side = sharer & p.joint;
+                v[i] = load_shared(at + (s + i - (sharer << each_log)) * Wide<N>::SEGMENT + side * 64, sharer >> p.joint);
+            }
             sum = s ? __fadd_rn(sum, v[0]) : v[0];
 #pragma unroll
             for (int i = 1; i < 4; i++)
@@ -363,7 +382,7 @@ template <class W, int N> __device__ __forceinline__ void wide(const ProjectPara
     };
     // What comes from memory for AT_ONCE rows is on its way before the first is used.
     constexpr int AT_ONCE = 4;
-    const uint32_t step = WIDE_WORKERS / outputs, last = warp >= WIDE_WARPS ? 0 : first_row + min((rank + 1) * rows, p.rows > first_row ? p.rows - first_row : 0);
+    const uint32_t step = WIDE_WORKERS / outputs, last = first_row + min((rank + 1) * rows, p.rows > first_row ? p.rows - first_row : 0);
 #pragma unroll 1
     for (uint32_t row = first_row + rank * rows + threadIdx.x / outputs; row < last; row += AT_ONCE * step) {
         float residual[AT_ONCE], scale[AT_ONCE];

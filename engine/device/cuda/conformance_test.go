@@ -47,11 +47,13 @@ func TestConformance(t *testing.T) {
 // Which of the kernels for many rows is taken is a question of time alone.
 func TestBitsOfEveryWide(t *testing.T) {
 	for _, rows := range []int{32, 64, 128} {
-		t.Run(fmt.Sprint(rows), func(t *testing.T) {
-			shared := open(t, cuda.WithWide(cuda.Config{}, rows))
-			t.Cleanup(func() { shared.Close() })
-			devicetest.Batches(t, func(t *testing.T) device.Device { return keepOpen{shared} })
-		})
+		for _, joint := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d,joint=%v", rows, joint), func(t *testing.T) {
+				shared := open(t, cuda.WithWide(cuda.Config{}, rows, joint))
+				t.Cleanup(func() { shared.Close() })
+				devicetest.Batches(t, func(t *testing.T) device.Device { return keepOpen{shared} })
+			})
+		}
 	}
 }
 

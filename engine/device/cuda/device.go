@@ -38,6 +38,7 @@ type Config struct {
 
 	unrecorded bool // no step is captured as a graph
 	wideRows   int  // of the only kernel wide; 0: the one that should be done first
+	wideJoint  bool // with wideRows: by joint warpgroups alone, where there is no gate
 }
 
 // leastMajor is the compute capability's major number from which on the kernels

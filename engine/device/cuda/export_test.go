@@ -144,10 +144,23 @@ func Unrecorded(cfg Config) Config {
 	return cfg
 }
 
-// WithWide is a configuration with one kernel wide alone, that for so many rows.
-func WithWide(cfg Config, rows int) Config {
-	cfg.wideRows = rows
+// WithWide is a configuration with one kernel wide alone, that for so many rows, with
+// joint warpgroups always or never.
+func WithWide(cfg Config, rows int, joint bool) Config {
+	cfg.wideRows, cfg.wideJoint = rows, joint
 	return cfg
+}
+
+// Wide is the shape of wide for a matrix, on a GPU with an H100's shared memory where
+// so many clusters fit, by their size: how many outputs a block has, how many blocks
+// share segments, and the shared memory of each.
+func Wide(rows, outputs, width, segments int, clusters map[int]int) (wide, splits, shared int) {
+	pr := &product{tiles: ceilDiv(outputs, tileRows), clusters: clusters, shapes: wideShapes(&Config{}, segments, false, 227<<10)}
+	for i := range pr.wide {
+		pr.wide[i] = &launch[kernels.ProjectParams]{params: kernels.ProjectParams{Stride: uint32(stride(width)), Segments: uint32(segments)}}
+	}
+	s := pr.cheapest(rows)
+	return tileRows * tilesOf(wideWarps, &pr.wide[s.kernel].params, s.joint), s.splits, s.shared(segments)
 }
 
 // Graphs is how many recorded steps an executable has.

@@ -23,7 +23,7 @@ import (
 type kernelCase struct {
 	name string
 	rows []int // of its steps
-	wide bool  // on a device that takes wide128 for all of more than a few
+	on   int   // by everyDevice
 	make func(t *testing.T) (*device.Program, *tensors)
 }
 
@@ -32,7 +32,8 @@ type kernelCase struct {
 // of their own are there. They are the part of the tests that is short enough for
 // compute-sanitizer; what the results are is the business of the others, beyond being
 // numbers. Their names are words, by which gpu-test.sh runs each in a process of its own.
-func kernelCases() (cases []kernelCase) {
+func kernelCases(t *testing.T) (cases []kernelCase) {
+	t.Helper()
 	add := func(name string, rows []int, typ quant.Type, width, heads, kvHeads, dim, hidden int) {
 		cases = append(cases, kernelCase{name: name, rows: rows, make: func(t *testing.T) (*device.Program, *tensors) {
 			return layerOf(t, typ, 40, width, heads, kvHeads, dim, hidden)
@@ -47,19 +48,32 @@ func kernelCases() (cases []kernelCase) {
 	for _, f := range quant.All() {
 		if f.Type != quant.F32 {
 			add(f.Name+"_wide", []int{20}, f.Type, 256, 4, 2, 64, 256)
-			cases[len(cases)-1].wide = true
+			cases[len(cases)-1].on = 1
 		}
+	}
+	for _, typ := range []quant.Type{quant.F16, quant.Q8_0, quant.Q4_K} {
+		add(mustLookup(t, typ).Name+"_joint", []int{20}, typ, 256, 4, 2, 64, 256)
+		cases[len(cases)-1].on = 2
 	}
 	add("heads_alone", []int{1, 10}, quant.F16, 64, 2, 2, 64, 64) // that share nothing
 	add("shared_tiles", []int{3}, quant.F16, 64, 2, 1, 32, 2048)  // two blocks of few for each
 	return append(cases, kernelCase{name: "two_formats", rows: []int{1, 20}, make: twoFormats})
 }
 
-// everyKernel runs the cases for the device, and says how many were asked for by -run.
-func everyKernel(t *testing.T, dev device.Device, wide bool, then func(t *testing.T)) (ran int) {
+// everyDevice are what the cases run on: one that takes what should be done first, and
+// two that take wide128 for all of more than a few rows, one with joint warpgroups.
+var everyDevice = []func(cuda.Config) cuda.Config{
+	func(cfg cuda.Config) cuda.Config { return cfg },
+	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 128, false) },
+	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 128, true) },
+}
+
+// everyKernel runs the cases for the device, one of everyDevice, and says how many were
+// asked for by -run.
+func everyKernel(t *testing.T, dev device.Device, on int, then func(t *testing.T)) (ran int) {
 	t.Helper()
-	for _, c := range kernelCases() {
-		if c.wide != wide {
+	for _, c := range kernelCases(t) {
+		if c.on != on {
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) {
@@ -260,18 +274,14 @@ func testEveryKernel(t *testing.T, open func() driver.Driver) {
 	t.Helper()
 	all, ran := map[string]bool{}, 0
 	var props driver.Properties
-	for _, wide := range []bool{false, true} {
+	for on, with := range everyDevice {
 		r := &recorder{Driver: open(), names: map[driver.Function]string{}, launched: map[string]bool{}}
-		cfg := r.configure(t)
-		if wide {
-			cfg = cuda.WithWide(cfg, 128)
-		}
-		d, err := cuda.OpenOn(cfg, r)
+		d, err := cuda.OpenOn(with(r.configure(t)), r)
 		needGPU(t, err)
 		if props, err = r.Driver.Properties(0); err != nil {
 			t.Fatal(err)
 		}
-		ran += everyKernel(t, d, wide, func(t *testing.T) {
+		ran += everyKernel(t, d, on, func(t *testing.T) {
 			t.Logf("kernels: %s", strings.Join(slices.Sorted(maps.Keys(r.launched)), " "))
 			maps.Copy(all, r.launched)
 			clear(r.launched)
@@ -283,7 +293,7 @@ func testEveryKernel(t *testing.T, open func() driver.Driver) {
 			t.Fatal(err)
 		}
 	}
-	if ran == len(kernelCases()) {
+	if ran == len(kernelCases(t)) {
 		reached(t, all, props.Major, props.Minor)
 	}
 }

@@ -35,19 +35,50 @@ var wideRows = [...]int{32, 64, 128}
 // maxCluster is how many blocks may form a cluster on every GPU that has them.
 const maxCluster = 8
 
-// wideShared is the dynamic shared memory of wide for so many rows, where so many
-// blocks share the segments; see kernels/wide.cuh.
-func wideShared(rows, splits, segments int) int {
-	stages := 8
+// wideShape is a way to launch wide; see kernels/wide.cuh.
+type wideShape struct {
+	kernel int  // by wideRows
+	splits int  // blocks that share the segments of the same outputs
+	joint  bool // and so do the warpgroups of each
+}
+
+// sharers is how many share the segments of the same outputs, in equal parts.
+func (s wideShape) sharers() int {
+	if s.joint {
+		return 2 * s.splits
+	}
+	return s.splits
+}
+
+// shared is the dynamic shared memory where a row of weights has so many segments.
+func (s wideShape) shared(segments int) int {
+	rows, stages := wideRows[s.kernel], 8
 	if rows > 64 {
 		stages = 5
 	}
 	stages *= rows*wideColumns*2 + 16
 	sums := 4 * rows * (wideOutputs + 4)
-	if splits == 1 {
+	if s.sharers() == 1 {
 		return max(stages, sums)
 	}
-	return stages + segments/splits*sums
+	return stages + segments/s.sharers()*sums
+}
+
+// wideShapes are the shapes for which there is shared memory.
+func wideShapes(cfg *Config, segments int, gated bool, sharedLimit int) (shapes []wideShape) {
+	for i, rows := range wideRows {
+		for splits := 1; splits <= maxCluster; splits *= 2 {
+			for _, joint := range []bool{false, true} {
+				s := wideShape{i, splits, joint}
+				there := s.sharers() <= segments && s.shared(segments) <= sharedLimit && !(gated && joint)
+				wanted := cfg.wideRows == 0 || cfg.wideRows == rows && (gated || cfg.wideJoint == joint)
+				if there && wanted {
+					shapes = append(shapes, s)
+				}
+			}
+		}
+	}
+	return shapes
 }
 
 // product is one launch of a projection: matrices of one format and width, by
@@ -55,8 +86,7 @@ func wideShared(rows, splits, segments int) int {
 type product struct {
 	tiles          int         // of all matrices; of one with a gate
 	clusters       map[int]int // of wide's blocks that fit on the GPU at one time, by their size
-	sharedLimit    int         // of a block's shared memory
-	wideRows       int         // see Config
+	shapes         []wideShape // that wide can have
 	one, few, many *launch[kernels.ProjectParams]
 	wide           [len(wideRows)]*launch[kernels.ProjectParams] // all are there, or many is
 }
@@ -123,7 +153,8 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 	if gated {
 		warps *= 2
 	}
-	pr := &product{tiles: int(params.Tiles), clusters: x.clusters, sharedLimit: x.dev.props.SharedPerBlockOptin, wideRows: x.dev.cfg.wideRows}
+	pr := &product{tiles: int(params.Tiles), clusters: x.clusters}
+	pr.shapes = wideShapes(&x.dev.cfg, int(params.Segments), gated, x.dev.props.SharedPerBlockOptin)
 	prepare := func(name string, threads, shared int) (*launch[kernels.ProjectParams], error) {
 		l, err := newLaunch(x.dev, name, threads, params)
 		if err != nil {
@@ -162,9 +193,9 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 			continue // not in the machine code for this GPU
 		}
 		most := 0
-		for splits := 1; splits <= min(maxCluster, int(params.Segments)); splits *= 2 {
-			if shared := wideShared(rows, splits, int(params.Segments)); shared <= x.dev.props.SharedPerBlockOptin {
-				most = max(most, shared)
+		for _, s := range pr.shapes {
+			if s.kernel == i {
+				most = max(most, s.shared(int(params.Segments)))
 			}
 		}
 		l, err := prepare(name, wideThreads, most)
@@ -256,39 +287,42 @@ func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
 	case rows <= fewRows && pr.few != nil:
 		return pr.few
 	case pr.wide[0] != nil:
-		i, _ := pr.cheapest(rows)
-		return pr.wide[i]
+		return pr.wide[pr.cheapest(rows).kernel]
 	}
 	return pr.many
 }
 
 // What a block of wide takes, in hundredths of a microsecond of an H200: before and
-// after the stages, and for one of them, by wideRows.
+// after the stages, and for one of them, by wideRows. Of joint warpgroups each has one
+// in that time.
 const wideFixed = 500
 
-var wideStage = [len(wideRows)]int{23, 34, 46}
+var (
+	wideStage      = [len(wideRows)]int{23, 34, 46}
+	wideJointStage = [len(wideRows)]int{28, 44, 70}
+)
 
-// cheapest is the kernel wide, and by how many blocks that share the segments of the
-// same outputs, that should be done first with so many rows. All have the same result.
-func (pr *product) cheapest(rows int) (kernel, splits int) {
+// cheapest is the shape of wide that should be done first with so many rows. All have
+// the same result.
+func (pr *product) cheapest(rows int) (best wideShape) {
 	least := math.MaxInt
-	for i, high := range wideRows {
-		if pr.wideRows != 0 && high != pr.wideRows {
+	for _, s := range pr.shapes {
+		fit := pr.clusters[s.splits]
+		if fit == 0 {
 			continue
 		}
-		p := &pr.wide[i].params
-		blocks := ceilDiv(rows, high) * ceilDiv(pr.tiles, pr.tilesOf(pr.wide[i]))
-		for n := 1; n <= min(maxCluster, int(p.Segments)); n *= 2 {
-			if wideShared(high, n, int(p.Segments)) > pr.sharedLimit || pr.clusters[n] == 0 {
-				continue
-			}
-			stages := ceilDiv(int(p.Stride)/wideColumns, n)
-			if cost := ceilDiv(blocks, pr.clusters[n]) * (wideFixed + stages*wideStage[i]); cost < least {
-				kernel, splits, least = i, n, cost
-			}
+		p := &pr.wide[s.kernel].params
+		stage := wideStage[s.kernel]
+		if s.joint {
+			stage = wideJointStage[s.kernel]
+		}
+		blocks := ceilDiv(rows, wideRows[s.kernel]) * ceilDiv(pr.tiles, tilesOf(wideWarps, p, s.joint))
+		stages := ceilDiv(int(p.Stride)/wideColumns, s.sharers())
+		if cost := ceilDiv(blocks, fit) * (wideFixed + stages*stage); cost < least {
+			best, least = s, cost
 		}
 	}
-	return kernel, splits
+	return best
 }
 
 // isWide says whether a launch is one of wide's.
@@ -296,17 +330,13 @@ func (pr *product) isWide(l *launch[kernels.ProjectParams]) bool {
 	return slices.Contains(pr.wide[:], l)
 }
 
-// tilesOf is how many tiles of one matrix a block of many or wide has: a warp has
-// one, of either matrix with a gate.
-func (pr *product) tilesOf(l *launch[kernels.ProjectParams]) int {
-	n := wideWarps
-	if l == pr.many {
-		n = manyWarps
+// tilesOf is how many tiles of one matrix a block of many or wide has, with so many
+// warps: each has one, of either matrix with a gate; two have one where they are joint.
+func tilesOf(warps int, p *kernels.ProjectParams, joint bool) int {
+	if p.Gated != 0 || joint {
+		return warps / 2
 	}
-	if l.params.Gated != 0 {
-		n /= 2
-	}
-	return n
+	return warps
 }
 
 // run multiplies rows; pick is the address of their numbers, or 0.
@@ -316,7 +346,7 @@ func (pr *product) run(x *executable, rows int, pick uint64) error {
 	case pr.isWide(l):
 		pr.spread(x, rows)
 	case l == pr.many:
-		l.grid(ceilDiv(rows, manyRows), ceilDiv(pr.tiles, pr.tilesOf(l)), 1)
+		l.grid(ceilDiv(rows, manyRows), ceilDiv(pr.tiles, tilesOf(manyWarps, &l.params, false)), 1)
 	}
 	l.params.Rows, l.params.Pick = uint32(rows), pick
 	return start(x.dev, l, x.dev.stream)
@@ -324,13 +354,16 @@ func (pr *product) run(x *executable, rows int, pick uint64) error {
 
 // spread sets the grid of the cheapest wide.
 func (pr *product) spread(x *executable, rows int) {
-	i, splits := pr.cheapest(rows)
-	l, high := pr.wide[i], wideRows[i]
-	l.params.StageRows = uint32(x.stageRows(rows))
-	l.grid(ceilDiv(rows, high)*splits, ceilDiv(pr.tiles, pr.tilesOf(l)), 1)
-	l.how.Cluster, l.how.Shared = 0, uint32(wideShared(high, splits, int(l.params.Segments)))
-	if splits > 1 {
-		l.how.Cluster = uint32(splits)
+	s := pr.cheapest(rows)
+	l := pr.wide[s.kernel]
+	l.params.StageRows, l.params.Joint = uint32(x.stageRows(rows)), 0
+	if s.joint {
+		l.params.Joint = 1
+	}
+	l.grid(ceilDiv(rows, wideRows[s.kernel])*s.splits, ceilDiv(pr.tiles, tilesOf(wideWarps, &l.params, s.joint)), 1)
+	l.how.Cluster, l.how.Shared = 0, uint32(s.shared(int(l.params.Segments)))
+	if s.splits > 1 {
+		l.how.Cluster = uint32(s.splits)
 	}
 }
 
