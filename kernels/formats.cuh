@@ -16,8 +16,8 @@
 // of itself or 2^-17 of a step of the coarsest block, whichever is more, and as much
 // again by the scale.
 //
-// UNROLL steps are on their way at a time in few, AT_ONCE in one, AHEAD in wide of 128
-// rows; BLOCKS of few, of 256 threads, should fit on a multiprocessor, which bounds the
+// UNROLL steps are on their way at a time in few, AT_ONCE in one, where they come straight into registers (see
+// ring.cuh; of other formats it is 0), AHEAD in wide of 128 rows; BLOCKS of few, of 256 threads, should fit on a multiprocessor, which bounds the
 // registers. load is load_quants of all parts and load_rest; wide loads a part's quants
 // when it has used those of the step before. Rest is what it keeps of a step until the
 // last part: the rest is loaded anew before.
@@ -29,6 +29,9 @@
 // are at distances that the compiler knows.
 struct Cursor {
     const char *plane[4];
+    __device__ __forceinline__ uint4 quad(int i, uint32_t at) const { return load_weights(plane[i] + at); }
+    __device__ __forceinline__ uint2 pair(int i, uint32_t at) const { return load_weights2(plane[i] + at); }
+    __device__ __forceinline__ uint32_t word(int i, uint32_t at) const { return load_weights1(plane[i] + at); }
 };
 
 template <class W> __device__ __forceinline__ Cursor cursor(const Matrix &m, uint32_t tile, uint32_t steps, uint32_t step, uint32_t lane) {
@@ -81,8 +84,8 @@ struct WeightsF16 {
         uint32_t mask; // of what there is
     };
     uint4 w;
-    __device__ __forceinline__ void load_rest(const Cursor &c, int step) {}
-    __device__ __forceinline__ void load_quants(const Cursor &c, int step, int part) { w = load_weights(c.plane[0] + step * 512); }
+    template <class C> __device__ __forceinline__ void load_rest(const C &c, int step) {}
+    template <class C> __device__ __forceinline__ void load_quants(const C &c, int step, int part) { w = c.quad(0, step * 512); }
     __device__ __forceinline__ Rest rest(float up) const { return {up ? ~0u : 0u}; }
     __device__ __forceinline__ void fragments(uint32_t (*a)[4], int part, const Rest &, int lane) const {
         a[0][0] = w.x;
@@ -115,13 +118,13 @@ template <int BLOCKS> struct Scales {
 struct WeightsQ8_0 {
     static constexpr uint32_t BYTES[4] = {512, 0, 32, 0};
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane == 0 ? lane * 16 : lane / 4 * 4; }
-    static constexpr int CHUNKS = 2, UNROLL = 4, AT_ONCE = 8, BLOCKS = 3, AHEAD = 4, AHEAD_NARROW = 8;
+    static constexpr int CHUNKS = 2, UNROLL = 4, AT_ONCE = 0, BLOCKS = 3, AHEAD = 4, AHEAD_NARROW = 8;
     static constexpr bool CONVERTED = true;
     typedef Scales<1> Rest;
     uint4 w;
     uint32_t d;
-    __device__ __forceinline__ void load_rest(const Cursor &c, int step) { d = load_weights1(c.plane[2] + step * 32); }
-    __device__ __forceinline__ void load_quants(const Cursor &c, int step, int part) { w = load_weights(c.plane[0] + step * 512); }
+    template <class C> __device__ __forceinline__ void load_rest(const C &c, int step) { d = c.word(2, step * 32); }
+    template <class C> __device__ __forceinline__ void load_quants(const C &c, int step, int part) { w = c.quad(0, step * 512); }
     __device__ __forceinline__ Rest rest(float up) const { return {{{Scale::centred(low_half(d), up, 128), Scale::centred(high_half(d), up, 128)}}}; }
     __device__ __forceinline__ void fragments(uint32_t (*a)[4], int part, const Rest &r, int lane) const {
         const uint32_t flip = 0x80808080u; // q + 128 is unsigned
@@ -133,20 +136,19 @@ struct WeightsQ8_0 {
 // Two blocks of 32 values a step: the nibbles of one in the first word of a
 // lane's row, of the other in the second.
 struct Nibbles {
-    static constexpr int CHUNKS = 4, UNROLL = 4, AT_ONCE = 8, BLOCKS = 2, AHEAD = 4, AHEAD_NARROW = 4;
+    static constexpr int CHUNKS = 4, UNROLL = 4, AT_ONCE = 0, BLOCKS = 2, AHEAD = 4, AHEAD_NARROW = 4;
     static constexpr bool CONVERTED = true;
     uint4 w;
-    __device__ __forceinline__ void load_quants(const Cursor &c, int step, int part) { w = load_weights(c.plane[0] + step * 512); }
+    template <class C> __device__ __forceinline__ void load_quants(const C &c, int step, int part) { w = c.quad(0, step * 512); }
     // Values of block n (0 or 1); high holds a fifth bit for each, or 0.
     __device__ __forceinline__ void fragments_of(uint32_t (*a)[4], int n, const Scale *scale, uint32_t high0, uint32_t high1, int lane) const {
         const uint32_t w0 = n ? w.y : w.x, w1 = n ? w.w : w.z, mask = 0x0f0f0f0fu;
-        scaled_fragment(a[0], w0 & mask | spread(high0, lane), w1 & mask | spread(high1, lane), scale[0], scale[1]);
-        scaled_fragment(a[1], w0 >> 4 & mask | spread(high0 >> 16, lane), w1 >> 4 & mask | spread(high1 >> 16, lane), scale[0], scale[1]);
+        const uint32_t low = lane % 4 * 4, high = low + 16;
+        scaled_fragment(a[0], w0 & mask | spread(high0 >> low), w1 & mask | spread(high1 >> low), scale[0], scale[1]);
+        scaled_fragment(a[1], w0 >> 4 & mask | spread(high0 >> high), w1 >> 4 & mask | spread(high1 >> high), scale[0], scale[1]);
     }
-    // The bits of values 4*(lane%4) ... + 3, each as 16 in a byte.
-    __device__ __forceinline__ static uint32_t spread(uint32_t bits, int lane) {
-        return ((bits >> lane % 4 * 4 & 15) * 0x00204081u & 0x01010101u) << 4;
-    }
+    // Four bits, each as 16 in a byte.
+    __device__ __forceinline__ static uint32_t spread(uint32_t bits) { return (bits & 15) * 0x02040810u & 0x10101010u; }
 };
 
 struct WeightsQ4_0 : Nibbles {
@@ -154,7 +156,7 @@ struct WeightsQ4_0 : Nibbles {
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane == 0 ? lane * 16 : lane / 4 * 8; }
     typedef Scales<2> Rest;
     uint2 d;
-    __device__ __forceinline__ void load_rest(const Cursor &c, int step) { d = load_weights2(c.plane[2] + step * 64); }
+    template <class C> __device__ __forceinline__ void load_rest(const C &c, int step) { d = c.pair(2, step * 64); }
     __device__ __forceinline__ Rest rest(float up) const {
         return {{{Scale::centred(low_half(d.x), up, 8), Scale::centred(low_half(d.y), up, 8)},
                  {Scale::centred(high_half(d.x), up, 8), Scale::centred(high_half(d.y), up, 8)}}};
@@ -176,7 +178,7 @@ struct WeightsQ4_1 : Nibbles {
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane == 0 ? lane * 16 : lane / 4 * 16; }
     typedef Scales<2> Rest;
     uint4 dm;
-    __device__ __forceinline__ void load_rest(const Cursor &c, int step) { dm = load_weights(c.plane[2] + step * 128); }
+    template <class C> __device__ __forceinline__ void load_rest(const C &c, int step) { dm = c.quad(2, step * 128); }
     __device__ __forceinline__ Rest rest(float up) const { return with_minima(dm, up); }
     __device__ __forceinline__ void fragments(uint32_t (*a)[4], int part, const Rest &r, int lane) const {
         fragments_of(a, 0, r.of[0], 0, 0, lane);
@@ -190,14 +192,13 @@ struct HighBits : Scales<2> {
 
 struct WeightsQ5_0 : Nibbles {
     static constexpr uint32_t BYTES[4] = {512, 128, 64, 0};
-    static constexpr int AT_ONCE = 6;
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane == 0 ? lane * 16 : plane == 1 ? lane / 4 * 16 : lane / 4 * 8; }
     typedef HighBits Rest;
     uint2 d;
     uint4 h;
-    __device__ __forceinline__ void load_rest(const Cursor &c, int step) {
-        h = load_weights(c.plane[1] + step * 128);
-        d = load_weights2(c.plane[2] + step * 64);
+    template <class C> __device__ __forceinline__ void load_rest(const C &c, int step) {
+        h = c.quad(1, step * 128);
+        d = c.pair(2, step * 64);
     }
     __device__ __forceinline__ Rest rest(float up) const {
         return {{{{Scale::centred(low_half(d.x), up, 16), Scale::centred(low_half(d.y), up, 16)},
@@ -211,13 +212,12 @@ struct WeightsQ5_0 : Nibbles {
 
 struct WeightsQ5_1 : Nibbles {
     static constexpr uint32_t BYTES[4] = {512, 128, 128, 0};
-    static constexpr int AT_ONCE = 5;
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane == 0 ? lane * 16 : lane / 4 * 16; }
     typedef HighBits Rest;
     uint4 dm, h;
-    __device__ __forceinline__ void load_rest(const Cursor &c, int step) {
-        h = load_weights(c.plane[1] + step * 128);
-        dm = load_weights(c.plane[2] + step * 128);
+    template <class C> __device__ __forceinline__ void load_rest(const C &c, int step) {
+        h = c.quad(1, step * 128);
+        dm = c.quad(2, step * 128);
     }
     __device__ __forceinline__ Rest rest(float up) const { return {with_minima(dm, up), h}; }
     __device__ __forceinline__ void fragments(uint32_t (*a)[4], int part, const Rest &r, int lane) const {
@@ -265,13 +265,13 @@ template <bool FIFTH> struct WeightsK45 {
         uint4 h;
     };
     uint4 w[4], h, s0, s1;
-    __device__ __forceinline__ void load_rest(const Cursor &c, int step) {
+    template <class C> __device__ __forceinline__ void load_rest(const C &c, int step) {
         if (FIFTH)
-            h = load_weights(c.plane[1] + step * 512);
-        s0 = load_weights(c.plane[2] + step * 256);
-        s1 = load_weights(c.plane[2] + step * 256 + 16);
+            h = c.quad(1, step * 512);
+        s0 = c.quad(2, step * 256);
+        s1 = c.quad(2, step * 256 + 16);
     }
-    __device__ __forceinline__ void load_quants(const Cursor &c, int step, int part) { w[part] = load_weights(c.plane[0] + step * 2048 + part * 512); }
+    template <class C> __device__ __forceinline__ void load_quants(const C &c, int step, int part) { w[part] = c.quad(0, step * 2048 + part * 512); }
     __device__ __forceinline__ Rest rest(float up) const { return {{GroupScales(s0, up), GroupScales(s1, up)}, FIFTH ? h : uint4{}}; }
     __device__ __forceinline__ void fragments(uint32_t (*a)[4], int part, const Rest &r, int) const {
 #pragma unroll
@@ -307,18 +307,18 @@ struct WeightsQ6_K {
     };
     uint4 w[4], h[2], s0, s1;
     uint32_t d;
-    __device__ __forceinline__ void load_rest(const Cursor &c, int step) {
-        s0 = load_weights(c.plane[2] + step * 256);
-        s1 = load_weights(c.plane[2] + step * 256 + 16);
-        d = load_weights1(c.plane[3] + step * 32);
+    template <class C> __device__ __forceinline__ void load_rest(const C &c, int step) {
+        s0 = c.quad(2, step * 256);
+        s1 = c.quad(2, step * 256 + 16);
+        d = c.word(3, step * 32);
     }
     // Two parts have the same bytes.
-    __device__ __forceinline__ void load_quants(const Cursor &c, int step, int part) {
+    template <class C> __device__ __forceinline__ void load_quants(const C &c, int step, int part) {
         if (part % 2 == 0)
             return;
-        w[part - 1] = load_weights(c.plane[0] + step * 2048 + (part - 1) * 512);
-        w[part] = load_weights(c.plane[0] + step * 2048 + part * 512);
-        h[part / 2] = load_weights(c.plane[1] + step * 1024 + part / 2 * 512);
+        w[part - 1] = c.quad(0, step * 2048 + (part - 1) * 512);
+        w[part] = c.quad(0, step * 2048 + part * 512);
+        h[part / 2] = c.quad(1, step * 1024 + part / 2 * 512);
     }
     __device__ __forceinline__ Rest rest(float up) const { return {s0, s1, low_half(d) * up, high_half(d) * up}; }
     __device__ __forceinline__ static float byte_of(uint4 v, int i) {
@@ -347,7 +347,7 @@ template <class W> struct Parts {
     static constexpr int COUNT = W::CHUNKS > 4 ? W::CHUNKS / 4 : 1, CHUNKS = W::CHUNKS / COUNT;
 };
 
-template <class W> __device__ __forceinline__ void load(W &w, const Cursor &c, int step) {
+template <class W, class C> __device__ __forceinline__ void load(W &w, const C &c, int step) {
 #pragma unroll
     for (int i = 0; i < Parts<W>::COUNT; i++)
         w.load_quants(c, step, i);
@@ -355,7 +355,7 @@ template <class W> __device__ __forceinline__ void load(W &w, const Cursor &c, i
 }
 
 // Gives a step's fragments to a sink, by the number of their chunk.
-template <class W, class S> __device__ __forceinline__ void give(const W &w, float up, S &sink, int lane) {
+template <class W, class S> __device__ __forceinline__ void give(const W &w, float up, S &sink, int lane, int first = 0) {
     const typename W::Rest rest = w.rest(up);
 #pragma unroll
     for (int i = 0; i < Parts<W>::COUNT; i++) {
@@ -363,6 +363,6 @@ template <class W, class S> __device__ __forceinline__ void give(const W &w, flo
         w.fragments(a, i, rest, lane);
 #pragma unroll
         for (int c = 0; c < Parts<W>::CHUNKS; c++)
-            sink.plain(i * Parts<W>::CHUNKS + c, a[c]);
+            sink.plain(first + i * Parts<W>::CHUNKS + c, a[c]);
     }
 }

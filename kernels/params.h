@@ -172,6 +172,18 @@ struct Matrix {
     float down;     // and products, 2^24 / up; 1 for 16-bit weights
 };
 
+// What the blocks of one from a certain one on have to do: tiles of matrices of one
+// format.
+struct Share {
+    uint32_t block; // the first of them
+    uint32_t tile;  // its first tile
+    uint32_t each;  // tiles of a block, and
+    uint32_t more;  // how many blocks have one more
+    uint32_t steps; // of the format, in a row of weights
+    uint32_t segments_log;
+    uint32_t ring; // bytes of a warp's
+};
+
 struct ProjectParams {
     Matrix matrix[3];
     uint64_t in;       // *float, rows of width values: what one and few take
@@ -192,10 +204,9 @@ struct ProjectParams {
     uint32_t stage_rows; // what prepare was told
     uint32_t joint;    // the warpgroups of a block of wide make the same outputs
     uint32_t tiles;    // of all matrices; of one with a gate
-    uint32_t each;     // tiles of a block of one, and
-    uint32_t more;     // how many blocks have one more
     float inverse_width;
     float eps;
+    Share share[2];    // of one; the second where there are matrices of two formats
 };
 
 struct ProjectF32Params {

@@ -146,6 +146,18 @@ type Matrix struct {
 	Down  float32 // and products, 2^24 / up; 1 for 16-bit weights
 }
 
+// What the blocks of one from a certain one on have to do: tiles of matrices of one
+// format.
+type Share struct {
+	Block       uint32 // the first of them
+	Tile        uint32 // its first tile
+	Each        uint32 // tiles of a block, and
+	More        uint32 // how many blocks have one more
+	Steps       uint32 // of the format, in a row of weights
+	SegmentsLog uint32
+	Ring        uint32 // bytes of a warp's
+}
+
 type ProjectParams struct {
 	Matrix       [3]Matrix
 	In           uint64 // *float, rows of width values: what one and few take
@@ -166,10 +178,9 @@ type ProjectParams struct {
 	StageRows    uint32 // what prepare was told
 	Joint        uint32 // the warpgroups of a block of wide make the same outputs
 	Tiles        uint32 // of all matrices; of one with a gate
-	Each         uint32 // tiles of a block of one, and
-	More         uint32 // how many blocks have one more
 	InverseWidth float32
 	Eps          float32
+	Share        [2]Share // of one; the second where there are matrices of two formats
 	_            [4]byte
 }
 
@@ -356,67 +367,71 @@ var table = [...]Kernel{
 	{Family: "prepare", Name: "gate", Params: "GateParams", Size: 32},
 	{Family: "prepare", Name: "prepare", Params: "PrepareParams", Size: 72},
 	{Family: "probe", Name: "probe", Params: "ProbeParams", Size: 72},
-	{Family: "project", Name: "few_bf16", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "few_f16", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "few_q4_0", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "few_q4_1", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "few_q4_k", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "few_q5_0", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "few_q5_1", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "few_q5_k", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "few_q6_k", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "few_q8_0", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "many_bf16", Params: "ProjectParams", Size: 312, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_f16", Params: "ProjectParams", Size: 312, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q4_0", Params: "ProjectParams", Size: 312, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q4_1", Params: "ProjectParams", Size: 312, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q4_k", Params: "ProjectParams", Size: 312, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q5_0", Params: "ProjectParams", Size: 312, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q5_1", Params: "ProjectParams", Size: 312, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q5_k", Params: "ProjectParams", Size: 312, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q6_k", Params: "ProjectParams", Size: 312, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "many_q8_0", Params: "ProjectParams", Size: 312, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
-	{Family: "project", Name: "one_bf16", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "one_f16", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "one_q4_0", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "one_q4_1", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "one_q4_k", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "one_q5_0", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "one_q5_1", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "one_q5_k", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "one_q6_k", Params: "ProjectParams", Size: 312},
-	{Family: "project", Name: "one_q8_0", Params: "ProjectParams", Size: 312},
+	{Family: "project", Name: "few_bf16", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "few_f16", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "few_q4_0", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "few_q4_1", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "few_q4_k", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "few_q5_0", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "few_q5_1", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "few_q5_k", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "few_q6_k", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "few_q8_0", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "many_bf16", Params: "ProjectParams", Size: 360, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_f16", Params: "ProjectParams", Size: 360, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q4_0", Params: "ProjectParams", Size: 360, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q4_1", Params: "ProjectParams", Size: 360, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q4_k", Params: "ProjectParams", Size: 360, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q5_0", Params: "ProjectParams", Size: 360, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q5_1", Params: "ProjectParams", Size: 360, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q5_k", Params: "ProjectParams", Size: 360, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q6_k", Params: "ProjectParams", Size: 360, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "many_q8_0", Params: "ProjectParams", Size: 360, Targets: []string{"sm_80", "sm_86", "sm_89", "sm_100", "sm_120", "compute_80"}},
+	{Family: "project", Name: "one_bf16", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "one_f16", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "one_q4_0", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "one_q4_1", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "one_q4_k", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "one_q4_k_q6_k", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "one_q5_0", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "one_q5_0_q8_0", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "one_q5_1", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "one_q5_1_q8_0", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "one_q5_k", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "one_q5_k_q6_k", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "one_q6_k", Params: "ProjectParams", Size: 360},
+	{Family: "project", Name: "one_q8_0", Params: "ProjectParams", Size: 360},
 	{Family: "project", Name: "project_f32", Params: "ProjectF32Params", Size: 56},
 	{Family: "rate", Name: "rate_mma", Params: "RateParams", Size: 16},
 	{Family: "rate", Name: "rate_wgmma", Params: "RateParams", Size: 16, Targets: []string{"sm_90a"}},
-	{Family: "wide", Name: "wide128_bf16", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide128_f16", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide128_q4_0", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide128_q4_1", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide128_q4_k", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide128_q5_0", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide128_q5_1", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide128_q5_k", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide128_q6_k", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide128_q8_0", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide32_bf16", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide32_f16", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide32_q4_0", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide32_q4_1", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide32_q4_k", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide32_q5_0", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide32_q5_1", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide32_q5_k", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide32_q6_k", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide32_q8_0", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide64_bf16", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide64_f16", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide64_q4_0", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide64_q4_1", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide64_q4_k", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide64_q5_0", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide64_q5_1", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide64_q5_k", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide64_q6_k", Params: "ProjectParams", Size: 312},
-	{Family: "wide", Name: "wide64_q8_0", Params: "ProjectParams", Size: 312},
+	{Family: "wide", Name: "wide128_bf16", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide128_f16", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide128_q4_0", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide128_q4_1", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide128_q4_k", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide128_q5_0", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide128_q5_1", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide128_q5_k", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide128_q6_k", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide128_q8_0", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide32_bf16", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide32_f16", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide32_q4_0", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide32_q4_1", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide32_q4_k", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide32_q5_0", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide32_q5_1", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide32_q5_k", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide32_q6_k", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide32_q8_0", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide64_bf16", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide64_f16", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide64_q4_0", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide64_q4_1", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide64_q4_k", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide64_q5_0", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide64_q5_1", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide64_q5_k", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide64_q6_k", Params: "ProjectParams", Size: 360},
+	{Family: "wide", Name: "wide64_q8_0", Params: "ProjectParams", Size: 360},
 }

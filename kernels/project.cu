@@ -12,7 +12,7 @@
 #endif
 
 #define FORMAT(name, W) \
-    KIGO_KERNEL(one_##name, ProjectParams, __launch_bounds__(ONE_WARPS * 32, 1)) { one<W>(p); } \
+    KIGO_KERNEL(one_##name, ProjectParams, __launch_bounds__(ONE_THREADS, 1)) { one<W>(p, p.share[0]); } \
     KIGO_KERNEL(few_##name, ProjectParams, __launch_bounds__(FEW_WARPS * 32, W::BLOCKS)) { few<W>(p); } \
     MANY(name, W)
 
@@ -26,6 +26,22 @@ FORMAT(q8_0, WeightsQ8_0)
 FORMAT(q4_k, WeightsQ4_K)
 FORMAT(q5_k, WeightsQ5_K)
 FORMAT(q6_k, WeightsQ6_K)
+
+// A single row and matrices of two formats that llama.cpp's mixtures have side by side.
+// Such a model takes these kernels for either format alone as well: their code is still
+// there from the product before.
+#define FORMATS(first, First, second, Second) \
+    KIGO_KERNEL(one_##first##_##second, ProjectParams, __launch_bounds__(ONE_THREADS, 1)) { \
+        if (blockIdx.x < p.share[1].block) \
+            one<First>(p, p.share[0]); \
+        else \
+            one<Second>(p, p.share[1]); \
+    }
+
+FORMATS(q5_0, WeightsQ5_0, q8_0, WeightsQ8_0)
+FORMATS(q5_1, WeightsQ5_1, q8_0, WeightsQ8_0)
+FORMATS(q4_k, WeightsQ4_K, q6_k, WeightsQ6_K)
+FORMATS(q5_k, WeightsQ5_K, q6_k, WeightsQ6_K)
 
 // Weights in float32, which models use for little: a warp computes one output of
 // one row, in float32 throughout. Grid: (outputs / warps, rows).

@@ -129,10 +129,11 @@ __device__ __forceinline__ float sum_of(const float *at, uint32_t distance, uint
 
 // Where a segment begins, in steps: at a multiple of 64 columns. The number of
 // segments is a power of two.
-template <class W> __device__ __forceinline__ uint32_t segment_begin(uint32_t segment, const ProjectParams &p) {
+template <class W> __device__ __forceinline__ uint32_t segment_begin(uint32_t segment, uint32_t steps, uint32_t segments_log) {
     constexpr uint32_t UNIT = W::CHUNKS < 4 ? 4 / W::CHUNKS : 1; // steps in 64 columns
-    return min((segment * ((p.steps + UNIT - 1) / UNIT) >> p.segments_log) * UNIT, p.steps);
+    return min((segment * ((steps + UNIT - 1) / UNIT) >> segments_log) * UNIT, steps);
 }
+template <class W> __device__ __forceinline__ uint32_t segment_begin(uint32_t segment, const ProjectParams &p) { return segment_begin<W>(segment, p.steps, p.segments_log); }
 
 __device__ __forceinline__ uint32_t cluster_rank() {
     uint32_t r = 0;

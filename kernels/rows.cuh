@@ -5,12 +5,9 @@
 
 // In shared memory, for ROWS rows each: halves, squares of runs, and the largest magnitude that each warp has seen. A row of halves
 // has 32 bytes more than it needs, so that 8 rows of 32 bytes lie in different banks.
-//
-// A single row is one of whole octets, which the host has checked.
 template <int WARPS, int ROWS> struct Rows {
     static constexpr uint32_t SPAN = WARPS * RUN; // what all threads take at a time
     static constexpr int AT_ONCE = 2;             // spans that are on their way before the first is used
-    static constexpr bool WHOLE = ROWS == 1;
     char *half;
     float *squares, *largest;
     uint32_t half_stride, runs;
@@ -27,7 +24,7 @@ template <int WARPS, int ROWS> struct Rows {
     __device__ __forceinline__ void expect(const ProjectParams &p) {
         if (!p.gain)
             return;
-        gain.load<WHOLE>((const float *)p.gain, threadIdx.x * 8, p.width);
+        gain.load<false>((const float *)p.gain, threadIdx.x * 8, p.width);
 #pragma unroll 1
         for (uint32_t e = SPAN + threadIdx.x * 32; e < p.width; e += SPAN * 4)
             prefetch_line((const float *)p.gain + e);
@@ -42,7 +39,7 @@ template <int WARPS, int ROWS> struct Rows {
             Octet x[AT_ONCE];
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++)
-                x[i].load<WHOLE>(in, e + i * SPAN, p.width);
+                x[i].load<false>(in, e + i * SPAN, p.width);
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++) {
                 const uint32_t at = e + i * SPAN;
@@ -54,7 +51,7 @@ template <int WARPS, int ROWS> struct Rows {
                         squares[r * runs + at / RUN] = sum;
                     if (at >= SPAN) {
                         Octet g;
-                        g.load<WHOLE>((const float *)p.gain, at, p.width);
+                        g.load<false>((const float *)p.gain, at, p.width);
                         x[i].multiply(g);
                     } else {
                         x[i].multiply(gain);

@@ -23,6 +23,7 @@ type executable struct {
 	vectors map[device.TensorID]uint64 // norm gains, biases: float32 on the device
 
 	multiplied map[device.TensorID]bool // matrices that products take
+	formats    map[quant.Type]bool      // that they have
 	ups        []float32                // what their scales are multiplied with (Matrix.Up)
 
 	values []uint64 // address of each value, MaxRows x width floats
@@ -167,7 +168,7 @@ func (d *Device) Compile(p *device.Program, w device.Weights, c device.Cache, op
 	x := &executable{
 		dev: d, prog: p, ws: ws, cache: kv, opt: opt,
 		logitRows: min(max(cmp.Or(d.cfg.logitBytes, logitBytes)/(4*p.Vocab), fetchRows), opt.MaxRows),
-		vectors:   map[device.TensorID]uint64{}, multiplied: map[device.TensorID]bool{}, ups: make([]float32, len(p.Tensors)), angles: map[rotation]*angleTable{},
+		vectors:   map[device.TensorID]uint64{}, multiplied: map[device.TensorID]bool{}, formats: map[quant.Type]bool{}, ups: make([]float32, len(p.Tensors)), angles: map[rotation]*angleTable{},
 		ropes: map[int]*rotate{}, graphs: map[graphKey]driver.GraphExec{}, clusters: map[int]int{},
 	}
 	x.heads, x.group = groups(p)
@@ -184,6 +185,9 @@ func (d *Device) Compile(p *device.Program, w device.Weights, c device.Cache, op
 	}
 	if err := x.findScales(); err != nil {
 		return nil, err
+	}
+	for id := range x.multiplied {
+		x.formats[p.Tensors[id].Format.Type] = true
 	}
 	for _, op := range p.Ops {
 		o, err := x.prepare(op)

@@ -3,9 +3,11 @@ package cuda
 import (
 	"bytes"
 	"strings"
+	"testing"
 
 	"kigo/engine/device"
 	"kigo/engine/device/cuda/driver"
+	"kigo/engine/quant"
 	"kigo/kernels"
 )
 
@@ -161,6 +163,25 @@ func Wide(rows, outputs, width, segments int, clusters map[int]int) (wide, split
 	}
 	s := pr.cheapest(rows)
 	return tileRows * tilesOf(wideWarps, &pr.wide[s.kernel].params, s.joint), s.splits, s.shared(segments)
+}
+
+// ShareOut is how blocks are shared out among matrices of those formats with so many
+// outputs each, for a single row of that width.
+func ShareOut(t testing.TB, blocks, width int, formats []quant.Type, outputs []int) []int {
+	t.Helper()
+	var parts []onePart
+	for i, typ := range formats {
+		f, err := quant.Lookup(typ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := place(device.Tensor{Format: f, Rows: outputs[i], Cols: width}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts = append(parts, onePart{like: &p, tiles: ceilDiv(outputs[i], tileRows), segments: 8})
+	}
+	return shareOut(blocks, parts)
 }
 
 // Graphs is how many recorded steps an executable has.

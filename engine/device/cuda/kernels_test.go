@@ -45,10 +45,13 @@ func kernelCases(t *testing.T) (cases []kernelCase) {
 	for _, dim := range []int{32, 64, 96, 128, 256} {
 		add(fmt.Sprint("heads_of_", dim), []int{1, 10}, quant.Q8_0, 64, 4, 1, dim, 64)
 	}
+	// Of wide those that rows so few would not get.
 	for _, f := range quant.All() {
 		if f.Type != quant.F32 {
-			add(f.Name+"_wide", []int{20}, f.Type, 256, 4, 2, 64, 256)
-			cases[len(cases)-1].on = 1
+			for on, name := range map[int]string{1: "_wide128", 3: "_wide64"} {
+				add(f.Name+name, []int{20}, f.Type, 256, 4, 2, 64, 256)
+				cases[len(cases)-1].on = on
+			}
 		}
 	}
 	for _, typ := range []quant.Type{quant.F16, quant.Q8_0, quant.Q4_K} {
@@ -57,15 +60,28 @@ func kernelCases(t *testing.T) (cases []kernelCase) {
 	}
 	add("heads_alone", []int{1, 10}, quant.F16, 64, 2, 2, 64, 64) // that share nothing
 	add("shared_tiles", []int{3}, quant.F16, 64, 2, 1, 32, 2048)  // two blocks of few for each
-	return append(cases, kernelCase{name: "two_formats", rows: []int{1, 20}, make: twoFormats})
+	// Values in another format than queries and keys, as in llama.cpp's mixtures.
+	for _, both := range [][2]quant.Type{{quant.Q5_0, quant.Q8_0}, {quant.Q5_1, quant.Q8_0}, {quant.Q4_K, quant.Q6_K}, {quant.Q5_K, quant.Q6_K}} {
+		name := mustLookup(t, both[0]).Name + "_and_" + mustLookup(t, both[1]).Name
+		cases = append(cases, kernelCase{name: name, rows: []int{1, 3}, make: func(t *testing.T) (*device.Program, *tensors) {
+			p, s := layerOf(t, both[0], 40, 256, 8, 2, 32, 256)
+			return p, another(t, p, s, both[1], device.ActNone, 2)
+		}})
+	}
+	return append(cases, kernelCase{name: "two_formats", rows: []int{1, 20}, make: func(t *testing.T) (*device.Program, *tensors) {
+		p, s := layerOf(t, quant.F16, 40, 64, 2, 1, 32, 64)
+		return p, another(t, p, s, quant.Q8_0, device.ActSiLU, 1)
+	}})
 }
 
-// everyDevice are what the cases run on: one that takes what should be done first, and
-// two that take wide128 for all of more than a few rows, one with joint warpgroups.
+// everyDevice are what the cases run on: one that takes what should be done first, two
+// that take wide128 for all of more than a few rows, one with joint warpgroups, and one
+// that takes wide64.
 var everyDevice = []func(cuda.Config) cuda.Config{
 	func(cfg cuda.Config) cuda.Config { return cfg },
 	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 128, false) },
 	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 128, true) },
+	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 64, false) },
 }
 
 // everyKernel runs the cases for the device, one of everyDevice, and says how many were
@@ -204,21 +220,25 @@ func (s *tensors) uploadAll(w device.Weights) error {
 	return (&session{s: s}).upload(w)
 }
 
-// twoFormats is a program whose gate and up matrices have different formats.
-func twoFormats(t *testing.T) (*device.Program, *tensors) {
+// another gives matrix n of the first product with that activation another format.
+func another(t *testing.T, p *device.Program, s *tensors, typ quant.Type, act device.Activation, n int) *tensors {
 	t.Helper()
-	p, s := layerOf(t, quant.F16, 40, 64, 2, 1, 32, 64)
-	f := mustLookup(t, quant.Q8_0)
-	raw := make([]byte, 64*64/f.BlockSize*f.BlockBytes)
-	f.Random(raw, 0.1, rand.New(rand.NewPCG(26, 27)))
-	s.add("another format", f, 64, 64/f.BlockSize, raw)
-	p.Tensors = s.declared
+	f := mustLookup(t, typ)
 	for _, op := range p.Ops {
-		if op, ok := op.(*device.Project); ok && op.Act != device.ActNone {
-			op.Mats[1].Weight = device.TensorID(len(p.Tensors) - 1)
+		op, ok := op.(*device.Project)
+		if !ok || op.Act != act {
+			continue
 		}
+		was := p.Tensors[op.Mats[n].Weight]
+		raw := make([]byte, was.Rows*was.Cols/f.BlockSize*f.BlockBytes)
+		f.Random(raw, 0.1, rand.New(rand.NewPCG(26, 27)))
+		s.add("another format", f, was.Rows, was.Cols/f.BlockSize, raw)
+		p.Tensors = s.declared
+		op.Mats[n].Weight = device.TensorID(len(p.Tensors) - 1)
+		return s
 	}
-	return p, s
+	t.Fatal("there is no such product")
+	return nil
 }
 
 // unserved are the families that serving does not need: the self-test of a GPU, and

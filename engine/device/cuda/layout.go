@@ -119,6 +119,12 @@ func (p *placement) steps() int {
 	return (p.tensor.Cols + p.scheme.stepCols - 1) / p.scheme.stepCols
 }
 
+// stepBytes is what a warp takes of a tile at once.
+func (p *placement) stepBytes() int {
+	f := p.tensor.Format
+	return p.scheme.stepCols * tileRows / f.BlockSize * f.BlockBytes
+}
+
 // layout is what the kernels want to know, for a tensor of the allocation at base.
 func (p *placement) layout(base uint64) kernels.Layout {
 	f := p.tensor.Format

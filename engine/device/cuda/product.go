@@ -22,8 +22,7 @@ const (
 	runValues      = 256      // whose squares are summed together
 
 	fewWarps    = 8
-	oneWarps    = 16 // as many as a tile has segments, at most
-	wideWarps   = 8  // that multiply
+	wideWarps   = 8 // that multiply
 	wideThreads = 32*wideWarps + 128
 	wideOutputs = 128
 	wideColumns = 64
@@ -85,6 +84,8 @@ func wideShapes(cfg *Config, segments int, gated bool, sharedLimit int) (shapes 
 // the kernel that fits the number of rows.
 type product struct {
 	tiles          int         // of all matrices; of one with a gate
+	segments       int         // see executable.segments
+	packed         int         // 1: weights have fewer than 16 bits
 	clusters       map[int]int // of wide's blocks that fit on the GPU at one time, by their size
 	shapes         []wideShape // that wide can have
 	one, few, many *launch[kernels.ProjectParams]
@@ -121,18 +122,17 @@ func (x *executable) matrix(weight, bias device.TensorID, out uint64) kernels.Ma
 	return m
 }
 
-// newProduct prepares the launches of up to three matrices of the format and
-// width of like, or of a gated pair, for rows at in with an optional norm.
-func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix, gated bool, in, residual uint64, norm *device.Norm) (*product, error) {
-	p := &x.ws.places[like]
+// projectParams describes the product of up to three matrices of the width of p, or of a
+// gated pair, with rows at in and an optional norm.
+func (x *executable) projectParams(p *placement, matrices []kernels.Matrix, gated bool, in, residual uint64, norm *device.Norm) kernels.ProjectParams {
 	params := kernels.ProjectParams{
 		In:   in,
 		Half: x.half, Scale: x.scales,
-		Residual: residual,
-		Matrices: uint32(len(matrices)),
-		Width:    uint32(p.tensor.Cols),
-		Stride:   uint32(stride(p.tensor.Cols)),
-		Steps:    uint32(p.steps()),
+		Residual:     residual,
+		Matrices:     uint32(len(matrices)),
+		Width:        uint32(p.tensor.Cols),
+		Stride:       uint32(stride(p.tensor.Cols)),
+		InverseWidth: 1 / float32(p.tensor.Cols),
 	}
 	if norm != nil {
 		params.Gain, params.Eps = x.vector(norm.Weight), norm.Eps
@@ -146,14 +146,25 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 			params.Tiles += m.Tiles
 		}
 	}
+	return params
+}
+
+// newProduct prepares the launches of matrices of the format of like; see
+// projectParams.
+func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix, gated bool, in, residual uint64, norm *device.Norm) (*product, error) {
+	p := &x.ws.places[like]
+	params := x.projectParams(p, matrices, gated, in, residual, norm)
+	params.Steps = uint32(p.steps())
 	params.Segments = uint32(x.segments(p, gated, int(params.Tiles)))
 	params.SegmentsLog = uint32(bits.TrailingZeros32(params.Segments))
-	params.InverseWidth = 1 / float32(params.Width)
 	warps := int(params.Segments) // of all blocks that share a tile
 	if gated {
 		warps *= 2
 	}
-	pr := &product{tiles: int(params.Tiles), clusters: x.clusters}
+	pr := &product{tiles: int(params.Tiles), segments: int(params.Segments), clusters: x.clusters}
+	if p.scheme.stepCols > 16 {
+		pr.packed = 1
+	}
 	pr.shapes = wideShapes(&x.dev.cfg, int(params.Segments), gated, x.dev.props.SharedPerBlockOptin)
 	prepare := func(name string, threads, shared int) (*launch[kernels.ProjectParams], error) {
 		l, err := newLaunch(x.dev, name, threads, params)
@@ -163,11 +174,9 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		l.how.Shared = uint32(shared)
 		return l, x.dev.allowShared(l.kernel, shared)
 	}
-	if params.Width%8 == 0 {
-		var err error
-		if pr.one, err = x.newOne(p, params, warps); err != nil {
-			return nil, err
-		}
+	var err error
+	if pr.one, err = x.newOne(params, onePart{p, pr.tiles, int(params.Segments)}); err != nil {
+		return nil, err
 	}
 	if shared := fewShared(int(params.Stride), warps); shared <= fewSharedLimit {
 		l, err := prepare("few_"+p.scheme.kernel, 32*fewWarps, shared)
@@ -251,32 +260,6 @@ func fewShared(stride, warps int) int {
 	return rowsShared(stride, fewRows, fewWarps) + 2*4*warps*tileRows*fewRows
 }
 
-// oneShared is the dynamic shared memory of kernels/one.cuh, for so many tiles of a
-// block, each with so many sides.
-func oneShared(stride, tiles, sides int) int {
-	return rowsShared(stride, 1, oneWarps) + 4*tiles*(sides+1)*tileRows
-}
-
-// newOne prepares the launch for a single row; nil where that would want too much
-// shared memory. sides are the segments of a tile, of both matrices with a gate.
-// One block fills a multiprocessor's registers.
-func (x *executable) newOne(p *placement, params kernels.ProjectParams, sides int) (*launch[kernels.ProjectParams], error) {
-	tiles := int(params.Tiles)
-	blocks := min(tiles, x.dev.props.SMs)
-	shared := oneShared(int(params.Stride), ceilDiv(tiles, blocks), sides)
-	if shared > fewSharedLimit {
-		return nil, nil
-	}
-	params.Each, params.More = uint32(tiles/blocks), uint32(tiles%blocks)
-	l, err := newLaunch(x.dev, "one_"+p.scheme.kernel, 32*oneWarps, params)
-	if err != nil {
-		return nil, err
-	}
-	l.how.Shared = uint32(shared)
-	l.grid(blocks, 1, 1)
-	return l, x.dev.allowShared(l.kernel, shared)
-}
-
 // takes says which kernel multiplies so many rows. Only many and wide need what
 // prepare makes, each in an order of its own; which of them there is, is the same for
 // all formats.
@@ -293,13 +276,16 @@ func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
 }
 
 // What a block of wide takes, in hundredths of a microsecond of an H200: before and
-// after the stages, and for one of them, by wideRows. Of joint warpgroups each has one
-// in that time.
-const wideFixed = 500
+// after the stages, for the exchange of sums in a cluster, and for a stage, of weights of
+// 16 bits and of others, by wideRows. Of joint warpgroups each has a stage in that time.
+const (
+	wideFixed   = 500
+	wideCluster = 180
+)
 
 var (
-	wideStage      = [len(wideRows)]int{23, 34, 46}
-	wideJointStage = [len(wideRows)]int{28, 44, 70}
+	wideStage      = [2][len(wideRows)]int{{43, 45, 58}, {29, 31, 46}}
+	wideJointStage = [2][len(wideRows)]int{{45, 46, 88}, {36, 36, 74}}
 )
 
 // cheapest is the shape of wide that should be done first with so many rows. All have
@@ -312,13 +298,17 @@ func (pr *product) cheapest(rows int) (best wideShape) {
 			continue
 		}
 		p := &pr.wide[s.kernel].params
-		stage := wideStage[s.kernel]
+		stage := wideStage[pr.packed][s.kernel]
 		if s.joint {
-			stage = wideJointStage[s.kernel]
+			stage = wideJointStage[pr.packed][s.kernel]
+		}
+		fixed := wideFixed
+		if s.splits > 1 {
+			fixed += wideCluster
 		}
 		blocks := ceilDiv(rows, wideRows[s.kernel]) * ceilDiv(pr.tiles, tilesOf(wideWarps, p, s.joint))
 		stages := ceilDiv(int(p.Stride)/wideColumns, s.sharers())
-		if cost := ceilDiv(blocks, fit) * (wideFixed + stages*stage); cost < least {
+		if cost := ceilDiv(blocks, fit) * (fixed + stages*stage); cost < least {
 			best, least = s, cost
 		}
 	}

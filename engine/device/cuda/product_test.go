@@ -1,9 +1,11 @@
 package cuda_test
 
 import (
+	"slices"
 	"testing"
 
 	"kigo/engine/device/cuda"
+	"kigo/engine/quant"
 )
 
 // Where 128 outputs to a block would leave multiprocessors idle, warpgroups share
@@ -20,6 +22,28 @@ func TestShapesOfWide(t *testing.T) {
 		if wide != c.wide || splits != c.splits || shared > 227<<10 {
 			t.Errorf("%d rows of %d x %d: %d outputs, %d splits, %d bytes of shared memory, want %d and %d",
 				c.rows, c.outputs, c.width, wide, splits, shared, c.wide, c.splits)
+		}
+	}
+}
+
+// Blocks of a single row's product are shared out by what there is to read: no more than
+// there are tiles, and of two formats at least one for each.
+func TestBlocksOfOne(t *testing.T) {
+	one, two := []quant.Type{quant.Q4_K}, []quant.Type{quant.Q4_K, quant.Q6_K}
+	for _, c := range []struct {
+		blocks, width int
+		formats       []quant.Type
+		outputs, want []int
+	}{
+		{132, 4096, one, []int{896}, []int{56}},
+		{132, 4096, one, []int{128256}, []int{132}},
+		{132, 1024, two, []int{1024, 128}, []int{64, 8}},
+		{132, 4096, two, []int{5120, 1024}, []int{80, 52}}, // 4 tiles of 36,864 bytes, 2 of 53,760; 3 and 3 would take longer
+		{2, 4096, two, []int{5120, 1024}, []int{1, 1}},
+		{1, 4096, two, []int{16, 16}, []int{1, 1}}, // one turn after the other
+	} {
+		if got := cuda.ShareOut(t, c.blocks, c.width, c.formats, c.outputs); !slices.Equal(got, c.want) {
+			t.Errorf("%d blocks for %v outputs: %v, want %v", c.blocks, c.outputs, got, c.want)
 		}
 	}
 }

@@ -11,6 +11,7 @@ type projection struct {
 	op       *device.Project
 	prepare  *launch[kernels.PrepareParams]
 	products []*product
+	both     *launch[kernels.ProjectParams] // nil, or what does the work of two products for a single row
 	floats   []*launch[kernels.ProjectF32Params]
 	gate     *launch[kernels.GateParams] // nil: none, or within the product
 }
@@ -49,6 +50,8 @@ func (x *executable) newProject(op *device.Project) (operation, error) {
 	if o.prepare, err = x.newPrepare(in, width, op.Norm, anyFloat); err != nil {
 		return nil, err
 	}
+	var matrices []kernels.Matrix // of all products, and what they have of them
+	var parts []onePart
 	done := make([]bool, len(op.Mats))
 	for i, m := range op.Mats {
 		if done[i] {
@@ -79,6 +82,14 @@ func (x *executable) newProject(op *device.Project) (operation, error) {
 				return nil, err
 			}
 			o.products = append(o.products, pr)
+			matrices = append(matrices, part...)
+			parts = append(parts, onePart{&x.ws.places[m.Weight], pr.tiles, pr.segments})
+		}
+	}
+	if len(parts) == 2 && len(matrices) <= maxMatrices && !gated && len(o.floats) == 0 {
+		params := x.projectParams(parts[0].like, matrices, false, in, residual, op.Norm)
+		if o.both, err = x.newOne(params, parts...); err != nil {
+			return nil, err
 		}
 	}
 	return o, nil
@@ -112,9 +123,16 @@ func (o *projection) run(x *executable, s *stepShape) error {
 			return err
 		}
 	}
-	for _, pr := range o.products {
-		if err := pr.run(x, s.rows, 0); err != nil {
+	if s.rows == 1 && o.both != nil {
+		o.both.params.Rows = 1
+		if err := start(x.dev, o.both, x.dev.stream); err != nil {
 			return err
+		}
+	} else {
+		for _, pr := range o.products {
+			if err := pr.run(x, s.rows, 0); err != nil {
+				return err
+			}
 		}
 	}
 	for _, l := range o.floats {

@@ -2,6 +2,7 @@ package devicetest
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"testing"
@@ -46,14 +47,22 @@ func (s *suite) batch(t *testing.T, f *quant.Format, width, hidden int, full boo
 	norm := func(stage string) *device.Norm {
 		return &device.Norm{Weight: r.tensor(quant.F32, 1, width, 1), Eps: 1e-5, Stage: stage}
 	}
-	matrix := func(rows, cols int, out device.Value) device.Matrix {
-		return device.Matrix{Weight: r.tensor(f.Type, rows, cols, 0.05), Bias: device.NoTensor, Out: out}
+	of := func(typ quant.Type, rows, cols int, out device.Value) device.Matrix {
+		return device.Matrix{Weight: r.tensor(typ, rows, cols, 0.05), Bias: device.NoTensor, Out: out}
 	}
-	// Two results of one input with a bias, a gated pair, a residual.
+	matrix := func(rows, cols int, out device.Value) device.Matrix { return of(f.Type, rows, cols, out) }
+	// Two results of one input with a bias, a third one where matrices of another format
+	// stand beside these in llama.cpp's mixtures; a gated pair; a residual.
+	stages := []string{"norm", "a", "b", "gate_norm", "gated", "down"}
 	a, b := r.value("a", width), r.value("b", 35)
-	first, second := matrix(width, width, a), matrix(35, width, b)
-	first.Bias = r.tensor(quant.F32, 1, width, 1)
-	r.add(&device.Project{In: r.in, Norm: norm("norm"), Mats: []device.Matrix{first, second}, Residual: device.NoValue})
+	mats := []device.Matrix{matrix(width, width, a), matrix(35, width, b)}
+	mats[0].Bias = r.tensor(quant.F32, 1, width, 1)
+	if other, ok := map[quant.Type]quant.Type{quant.Q5_0: quant.Q8_0, quant.Q5_1: quant.Q8_0, quant.Q4_K: quant.Q6_K, quant.Q5_K: quant.Q6_K}[f.Type]; ok {
+		stages = append(stages, "c")
+		mats = append(mats, of(other, width/2, width, r.value("c", width/2)))
+		mats[2].Bias = r.tensor(quant.F32, 1, width/2, 1)
+	}
+	r.add(&device.Project{In: r.in, Norm: norm("norm"), Mats: mats, Residual: device.NoValue})
 	gated := r.value("gated", hidden)
 	r.add(&device.Project{In: a, Norm: norm("gate_norm"), Act: device.ActSiLU, Residual: device.NoValue,
 		Mats: []device.Matrix{matrix(hidden, width, gated), matrix(hidden, width, device.NoValue)}})
@@ -65,11 +74,9 @@ func (s *suite) batch(t *testing.T, f *quant.Format, width, hidden int, full boo
 	quiet := r.compileQuiet(dev, most, most)
 	const probe = 11
 	want := slices.Clone(quiet.run(t, oneEach([]int32{probe})))
-	stages := map[string][]float32{}
+	alone := map[string][]float32{}
 	watched.run(t, oneEach([]int32{probe}))
-	for name, v := range watched.stages {
-		stages[name] = v
-	}
+	maps.Copy(alone, watched.stages)
 	for _, n := range sizes {
 		places := slices.Compact([]int{0, n / 2, n - 1})
 		if n > 8 && !full {
@@ -101,9 +108,9 @@ func (s *suite) batch(t *testing.T, f *quant.Format, width, hidden int, full boo
 			if got := watched.run(t, step); !slices.Equal(got, want) {
 				t.Errorf("%s, watched: other bits", what)
 			}
-			for _, stage := range []string{"norm", "a", "b", "gate_norm", "gated", "down"} {
-				w := len(stages[stage])
-				if got := watched.stages[stage][at*w : (at+1)*w]; !slices.Equal(got, stages[stage]) {
+			for _, stage := range stages {
+				w := len(alone[stage])
+				if got := watched.stages[stage][at*w : (at+1)*w]; !slices.Equal(got, alone[stage]) {
 					t.Errorf("%s, stage %s: other bits", what, stage)
 				}
 			}
