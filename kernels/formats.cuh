@@ -16,8 +16,9 @@
 // of itself or 2^-17 of a step of the coarsest block, whichever is more, and as much
 // again by the scale.
 //
-// UNROLL steps are on their way at a time in few, AT_ONCE in one, where they come straight into registers (see
-// ring.cuh; of other formats it is 0), AHEAD in wide of 128 rows; BLOCKS of few, of 256 threads, should fit on a multiprocessor, which bounds the
+// UNROLL steps are on their way at a time in few, AT_ONCE in one, where they come
+// straight into registers (see ring.cuh; 0: they do not), AHEAD in wide of 128 rows;
+// BLOCKS of few, of 256 threads, should fit on a multiprocessor, which bounds the
 // registers. load is load_quants of all parts and load_rest; wide loads a part's quants
 // when it has used those of the step before. Rest is what it keeps of a step until the
 // last part: the rest is loaded anew before.

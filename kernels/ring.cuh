@@ -70,12 +70,13 @@ static constexpr uint32_t RING_BYTES = 4608; // of a warp, about: at least two s
 
 template <class W> struct Ring {
     static constexpr uint32_t UNIT = 8 / W::CHUNKS;
-    // Of quants each lane copies as many pieces of 16 bytes. What the other planes have is
-    // one piece for some of the lanes.
-    // Written out: a loop up to plane is one that runs, over numbers in memory.
+    // Where a plane's bytes are in a slot. Written out: a loop up to plane would be one that
+    // runs, over numbers in memory.
     __device__ static constexpr uint32_t offset(int plane) {
         return UNIT * ((plane > 0 ? W::BYTES[0] : 0) + (plane > 1 ? W::BYTES[1] : 0) + (plane > 2 ? W::BYTES[2] : 0) + (plane > 3 ? W::BYTES[3] : 0));
     }
+    // Of quants each lane copies as many pieces of 16 bytes. What the other planes have is
+    // one piece for some of the lanes.
     static constexpr uint32_t QUANTS = offset(1), SLOT = offset(4), OTHERS = (SLOT - QUANTS) / 16;
     static_assert(QUANTS % 512 == 0 && OTHERS <= 32 && SLOT % 16 == 0);
     static constexpr uint32_t DEPTH = RING_BYTES / SLOT < 2 ? 2 : RING_BYTES / SLOT;
