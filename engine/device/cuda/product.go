@@ -364,7 +364,7 @@ func (x *executable) countClusters(l *launch[kernels.ProjectParams]) error {
 		return nil
 	}
 	x.clusters[1] = x.dev.props.SMs
-	for size := 2; size <= maxCluster; size *= 2 {
+	for size := 2; x.dev.props.Clusters && size <= maxCluster; size *= 2 {
 		how := driver.Launch{Grid: [3]uint32{uint32(size), 1, 1}, Block: l.how.Block, Cluster: uint32(size)}
 		n, err := x.dev.drv.ActiveClusters(l.kernel.fn, &how)
 		if err != nil {
