@@ -23,8 +23,8 @@ struct RowSink {
     __device__ __forceinline__ void plain(int chunk, const uint32_t *a, bool there = true) { mma(v, a, there ? *(const uint2 *)(halves + chunk * 32) : make_uint2(0, 0)); }
 };
 
-// The row in shared memory: halves, squares of runs (zeros up to eight, and to a multiple
-// of four), and room for the largest magnitude that each warp has seen. A row consists of
+// The row in shared memory: halves, squares of runs (with zeros up to eight), and room for
+// the largest magnitude that each warp has seen. A row consists of
 // whole octets, which the host has checked. See activations.cuh.
 struct Row {
     static constexpr uint32_t SPAN = ONE_THREADS * 8; // what all threads take at a time

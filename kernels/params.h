@@ -172,6 +172,11 @@ struct Matrix {
     float down;     // and products, 2^24 / up; 1 for 16-bit weights
 };
 
+// What the slots of a warp take in ring.cuh, about: there are two at least; and the
+// columns of a slot.
+constexpr uint32_t kRingBytes = 4608;
+constexpr uint32_t kRingColumns = 128;
+
 // What the blocks of one from a certain one on have to do: tiles of matrices of one
 // format.
 struct Share {

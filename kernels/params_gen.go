@@ -146,6 +146,12 @@ type Matrix struct {
 	Down  float32 // and products, 2^24 / up; 1 for 16-bit weights
 }
 
+// RingBytes: What the slots of a warp take in ring.cuh, about: there are two at least; and the
+// columns of a slot.
+const RingBytes uint32 = 4608
+
+const RingColumns uint32 = 128
+
 // What the blocks of one from a certain one on have to do: tiles of matrices of one
 // format.
 type Share struct {

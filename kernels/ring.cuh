@@ -64,12 +64,10 @@ template <class W> struct Direct {
 // from memory, too.
 //
 // Each warp has slots to itself, so nothing but the warp has to be waited for. A slot
-// takes a unit, the steps in 128 columns: what each plane has of them, one after another.
+// takes a unit, the steps in kRingColumns: what each plane has of them, one after another.
 // There are DEPTH of them, or as many as a warp has units in all.
-static constexpr uint32_t RING_BYTES = 4608; // of a warp, about: at least two slots
-
 template <class W> struct Ring {
-    static constexpr uint32_t UNIT = 8 / W::CHUNKS;
+    static constexpr uint32_t UNIT = kRingColumns / 16 / W::CHUNKS;
     // Where a plane's bytes are in a slot. Written out: a loop up to plane would be one that
     // runs, over numbers in memory.
     __device__ static constexpr uint32_t offset(int plane) {
@@ -79,7 +77,7 @@ template <class W> struct Ring {
     // one piece for some of the lanes.
     static constexpr uint32_t QUANTS = offset(1), SLOT = offset(4), OTHERS = (SLOT - QUANTS) / 16;
     static_assert(QUANTS % 512 == 0 && OTHERS <= 32 && SLOT % 16 == 0);
-    static constexpr uint32_t DEPTH = RING_BYTES / SLOT < 2 ? 2 : RING_BYTES / SLOT;
+    static constexpr uint32_t DEPTH = kRingBytes / SLOT < 2 ? 2 : kRingBytes / SLOT;
     static constexpr uint32_t BYTES = DEPTH * SLOT;
 
     // A slot as fragments are made from it: see Cursor.

@@ -11,10 +11,10 @@ import (
 
 // The shapes of kernels/one.cuh and ring.cuh.
 const (
-	oneWarps    = 16   // as many as a tile has sides, at most
-	ringBytes   = 4608 // of a warp, about
-	ringColumns = 128  // of a slot, or one step of more
-	fewRuns     = 8    // whose squares a row has room for at least
+	oneWarps    = 16 // as many as a tile has sides, at most
+	fewRuns     = 8  // whose squares a row has room for at least
+	ringBytes   = int(kernels.RingBytes)
+	ringColumns = int(kernels.RingColumns)
 )
 
 // onePairs are formats for which there is a kernel with the code of both: llama.cpp's
@@ -34,8 +34,8 @@ func (p *placement) ringBytes(segments, tiles int) int {
 	if p.scheme.stepCols == 16 || p.scheme.stepCols > ringColumns {
 		return 0
 	}
-	units := ceilDiv(ceilDiv(ceilDiv(p.tensor.Cols, wideColumns), segments)*wideColumns, max(ringColumns, p.scheme.stepCols))
-	slot := p.stepBytes() * max(1, ringColumns/p.scheme.stepCols)
+	units := ceilDiv(ceilDiv(ceilDiv(p.tensor.Cols, wideColumns), segments)*wideColumns, ringColumns)
+	slot := p.stepBytes() * ringColumns / p.scheme.stepCols
 	return slot * min(units*tiles, max(2, ringBytes/slot))
 }
 

@@ -248,16 +248,11 @@ func (x *executable) segments(p *placement, gated bool, tiles int) int {
 	return fewWarps
 }
 
-// rowsShared is what kernels/rows.cuh wants of shared memory, for so many rows and
-// warps of a block.
-func rowsShared(stride, rows, warps int) int {
-	return rows * (2*stride + 32 + 4*(ceilDiv(stride, runValues)+warps))
-}
-
 // fewShared is the dynamic shared memory of kernels/few.cuh, for so many warps of all
 // blocks that share a tile.
 func fewShared(stride, warps int) int {
-	return rowsShared(stride, fewRows, fewWarps) + 2*4*warps*tileRows*fewRows
+	row := 2*stride + 32 + 4*(ceilDiv(stride, runValues)+fewWarps) // see kernels/rows.cuh
+	return fewRows*row + 2*4*warps*tileRows*fewRows
 }
 
 // takes says which kernel multiplies so many rows. Only many and wide need what
