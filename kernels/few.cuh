@@ -115,5 +115,5 @@ template <class W> __device__ __forceinline__ void few(const ProjectParams &p) {
         }
     }
     if (p.best && warp * 2 < p.rows) // whole warps, of two rows each
-        raise<16>(p, row, best);
+        raise<16>(p, row, best, best_seen(p, row));
 }

@@ -91,6 +91,6 @@ template <class W> __device__ __forceinline__ void many(const ProjectParams &p) 
                 best = ranked(y, output);
         }
         if (p.best)
-            raise<16>(p, row, best); // the loop has the same turns in all threads
+            raise<16>(p, row, best, best_seen(p, row)); // the loop has the same turns in all threads
     }
 }

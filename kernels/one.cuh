@@ -270,5 +270,5 @@ template <class W> __device__ __forceinline__ void one(const ProjectParams &p, c
         }
     }
     if (p.best)
-        raise<32>(p, 0, best);
+        raise<32>(p, 0, best, best_seen(p, 0));
 }

@@ -93,15 +93,18 @@ __device__ __forceinline__ uint64_t ranked(float y, uint32_t output) {
     return (uint64_t)bits << 32 | (uint32_t)~output;
 }
 
-// Raises the best of a row by those of so many threads, 16 or 32.
-template <int LANES> __device__ __forceinline__ void raise(const ProjectParams &p, uint32_t row, uint64_t best) {
+// The best of a row so far, or what it was a while ago.
+__device__ __forceinline__ uint64_t best_seen(const ProjectParams &p, uint32_t row) { return p.best ? ((const unsigned long long *)p.best)[row] : 0; }
+
+// Raises the best of a row by those of so many threads, 16 or 32. Most are less than what
+// has been seen already.
+template <int LANES> __device__ __forceinline__ void raise(const ProjectParams &p, uint32_t row, uint64_t best, uint64_t seen) {
 #pragma unroll
     for (int d = LANES / 2; d; d >>= 1) {
         uint64_t other = __shfl_xor_sync(~0u, best, d);
         best = other > best ? other : best;
     }
-    // Most are less than what is there already, which may be seen late.
-    if (threadIdx.x % LANES == 0 && best > ((const unsigned long long *)p.best)[row])
+    if (threadIdx.x % LANES == 0 && best > seen)
         atomicMax((unsigned long long *)p.best + row, (unsigned long long)best);
 }
 

@@ -35,7 +35,7 @@ static constexpr uint32_t WIDE_STRIDE = WIDE_OUTPUTS + 4;
 // groups of four steps of float16 weights are on their way.
 template <int N> struct Wide {
     static constexpr int SUMS = N / 2; // of a thread
-    static constexpr int GROUPS = N > 64 ? 3 : 4;
+    static constexpr int GROUPS = N > 64 ? 4 : 8;
     static constexpr uint32_t STAGES = N > 64 ? 5 : 8; // of activations
     static constexpr uint32_t STAGE_BYTES = N * WIDE_COLUMNS * 2;
     static constexpr uint32_t STAGES_BYTES = STAGES * (STAGE_BYTES + 16);
@@ -57,14 +57,19 @@ __device__ __forceinline__ uint32_t cluster_size() {
     return n;
 }
 
-// A float in the shared memory of a block of the cluster; at is where it would be in
-// one's own.
-__device__ __forceinline__ float load_shared(const float *at, uint32_t rank) {
+// Where what is at `at` here is in the shared memory of a block of the cluster.
+__device__ __forceinline__ uint32_t shared_of(const float *at, uint32_t rank) {
+    uint32_t local = (uint32_t)__cvta_generic_to_shared(at), remote = local;
+#if __CUDA_ARCH__ >= 900
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(rank));
+#endif
+    return remote;
+}
+// A float from there; 0, with nothing read, if !wanted.
+__device__ __forceinline__ float load_shared(uint32_t at, bool wanted) {
     float v = 0;
 #if __CUDA_ARCH__ >= 900
-    uint32_t local = (uint32_t)__cvta_generic_to_shared(at), remote;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(rank));
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(remote) : "memory");
+    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %2, 0;\n@p ld.shared::cluster.f32 %0, [%1];\n}" : "+f"(v) : "r"(at), "r"((int)wanted) : "memory");
 #endif
     return v;
 }
@@ -115,18 +120,24 @@ template <int N> struct Stages {
             copy_bulk(shared + slot * BYTES, from, BYTES, full + slot);
         }
     }
-    // Waits for the next stage. Its matrix descriptor: 128-byte swizzle, 1,024 bytes from
+    // Goes on to the next stage. Its matrix descriptor: 128-byte swizzle, 1,024 bytes from
     // 8 rows to the next 8.
-    __device__ __forceinline__ void enter() {
+    __device__ __forceinline__ void go_on() {
         next();
         const uint32_t at = (uint32_t)__cvta_generic_to_shared(shared + slot * BYTES);
         matrix = (uint64_t)((at & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)64 << 32 | (uint64_t)1 << 62;
-        barrier_wait(full + slot, parity);
     }
-    // Only wgmma has read the stage before, if there was one, and has been waited for.
-    __device__ __forceinline__ void leave_before(bool was) const {
+    __device__ __forceinline__ void wait() const { barrier_wait(full + slot, parity); }
+    __device__ __forceinline__ void enter() {
+        go_on();
+        wait();
+    }
+    // Only wgmma has read the stage so many before, if there was one, and has been waited
+    // for.
+    template <int BEFORE> __device__ __forceinline__ void leave(bool was) const {
+        const uint32_t back = BEFORE * apart();
         if (was && threadIdx.x % 32 == 0)
-            barrier_arrive(empty + (slot < apart() ? slot + places() : slot) - apart());
+            barrier_arrive(empty + (slot < back ? slot + places() : slot) - back);
     }
     // The descriptor of a chunk of 16 columns.
     __device__ __forceinline__ uint64_t chunk(int n) const { return matrix + n * 2; }
@@ -195,31 +206,37 @@ template <class W, int N> __device__ __forceinline__ void wide_plain(const Proje
 #pragma unroll
         for (int g = 0; g < GROUPS; g++)
             load_stage(w[g], first + g);
+    stages.go_on();
+    if (first < whole)
+        stages.wait();
 #pragma unroll 1
     for (uint32_t stage = first; stage < whole; stage += GROUPS) {
 #pragma unroll
         for (int g = 0; g < GROUPS; g++) {
-            if (stage + g >= whole)
+            const uint32_t now = stage + g;
+            if (now >= whole)
                 break;
             uint32_t a[4][4];
 #pragma unroll
             for (int u = 0; u < 4; u++)
                 w[g][u].fragments(a + u, 0, {}, 0);
-            if ((stage + g) * 4 >= sums.end) {
+            if (now * 4 >= sums.end) {
                 wgmma_wait<0>();
-                sums.flush(p, (stage + g) * 4);
+                sums.flush(p, now * 4);
             }
-            stages.enter();
             wgmma_fence();
 #pragma unroll
             for (int u = 0; u < 4; u++)
                 wgmma<N>(sums.v, a[u], stages.chunk(u), true);
             wgmma_commit();
+            // All but the last two stages have been multiplied: their registers are free.
+            if (now >= first + 2)
+                load_stage(w[(g + GROUPS - 2) % GROUPS], now - 2 + GROUPS);
+            stages.go_on();
             wgmma_wait<1>();
-            // The stage before has been multiplied now: its registers are free.
-            stages.leave_before(stage + g > first);
-            if (stage + g > first)
-                load_stage(w[(g + GROUPS - 1) % GROUPS], stage + g + GROUPS - 1);
+            stages.leave<2>(now > first);
+            if (now + 1 < whole)
+                stages.wait();
         }
     }
     wgmma_wait<0>();
@@ -227,7 +244,7 @@ template <class W, int N> __device__ __forceinline__ void wide_plain(const Proje
         return;
     sums.flush(p, whole * 4);
     at = cursor<W>(m, tile, p.steps, whole * 4, threadIdx.x % 32);
-    stages.enter();
+    stages.wait();
 #pragma unroll
     for (int u = 0; u < 3; u++)
         if (whole * 4 + u < end) {
@@ -293,7 +310,7 @@ template <class W, int N> __device__ __forceinline__ void wide_packed(const Proj
                     wgmma<N>(sums.v, now[c], stages.chunk(c), true);
                 wgmma_commit();
                 wgmma_wait<1>();
-                stages.leave_before(there && (step + u > begin || part > 0));
+                stages.leave<1>(there && (step + u > begin || part > 0));
             }
         }
         advance<W>(at, AHEAD);
@@ -358,40 +375,56 @@ template <class W, int N> __device__ __forceinline__ void wide(const ProjectPara
     const uint32_t output = there.tile * 16 + o % 16;
     const bool writes = there.there && output < first.outs;
     const Finish finish(p, first, writes ? output : first.outs);
-    auto sum_of = [&](uint32_t o, uint32_t r) {
-        const float *at = parts + r * WIDE_STRIDE + o;
-        if (sharers == 1)
-            return *at;
+    // What comes from memory, or from other blocks, for AT_ONCE rows is on its way before
+    // the first is used.
+    constexpr int AT_ONCE = 4;
+    auto sums_of = [&](float *sum, uint32_t o, const uint32_t *r, uint32_t count) {
+        if (sharers == 1) {
+#pragma unroll
+            for (int n = 0; n < AT_ONCE; n++)
+                sum[n] = parts[r[n] * WIDE_STRIDE + o];
+            return;
+        }
         // Four at a time: there are 4, 8 or 16 segments, and a power of two each.
         const uint32_t each_log = 31 - __clz(each);
-        float sum = 0;
 #pragma unroll 1
         for (uint32_t s = 0; s < p.segments; s += 4) {
-            float v[4];
+            float v[AT_ONCE][4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const uint32_t sharer = s + i >> each_log, side = sharer & p.joint;
-                v[i] = load_shared(at + (s + i - (sharer << each_log)) * Wide<N>::SEGMENT + side * 64, sharer >> p.joint);
-            }
-            sum = s ? __fadd_rn(sum, v[0]) : v[0];
+                const uint32_t at = shared_of(parts + (s + i - (sharer << each_log)) * Wide<N>::SEGMENT + side * 64 + o, sharer >> p.joint);
 #pragma unroll
-            for (int i = 1; i < 4; i++)
-                sum = __fadd_rn(sum, v[i]);
+                for (int n = 0; n < AT_ONCE; n++)
+                    v[n][i] = load_shared(at + r[n] * (WIDE_STRIDE * 4), n < count);
+            }
+#pragma unroll
+            for (int n = 0; n < AT_ONCE; n++) {
+                sum[n] = s ? __fadd_rn(sum[n], v[n][0]) : v[n][0];
+#pragma unroll
+                for (int i = 1; i < 4; i++)
+                    sum[n] = __fadd_rn(sum[n], v[n][i]);
+            }
         }
-        return sum;
     };
-    // What comes from memory for AT_ONCE rows is on its way before the first is used.
-    constexpr int AT_ONCE = 4;
     const uint32_t step = WIDE_WORKERS / outputs, last = first_row + min((rank + 1) * rows, p.rows > first_row ? p.rows - first_row : 0);
 #pragma unroll 1
     for (uint32_t row = first_row + rank * rows + threadIdx.x / outputs; row < last; row += AT_ONCE * step) {
-        float residual[AT_ONCE], scale[AT_ONCE];
+        float residual[AT_ONCE], scale[AT_ONCE], sum[AT_ONCE], other[AT_ONCE] = {};
+        uint64_t seen[AT_ONCE];
+        uint32_t of[AT_ONCE]; // where they are among this block's
+        const uint32_t count = (last - row + step - 1) / step; // of those that there are
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
             const uint32_t r = min(row + i * step, last - 1);
+            of[i] = r - first_row;
             scale[i] = ((const float *)p.scale)[r];
+            seen[i] = best_seen(p, r);
             residual[i] = writes ? residual_of(p, first, output, r) : 0;
         }
+        sums_of(sum, o, of, count);
+        if (p.gated)
+            sums_of(other, 64 + o, of, count);
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
             const uint32_t r = row + i * step;
@@ -399,12 +432,12 @@ template <class W, int N> __device__ __forceinline__ void wide(const ProjectPara
                 break;
             uint64_t best = 0;
             if (writes) {
-                float y = finish.value(p, sum_of(o, r - first_row), p.gated ? sum_of(64 + o, r - first_row) : 0.f, scale[i], residual[i]);
+                float y = finish.value(p, sum[i], other[i], scale[i], residual[i]);
                 ((float *)first.out)[(uint64_t)r * first.outs + output] = y;
                 best = ranked(y, output);
             }
             if (p.best)
-                raise<16>(p, r, best);
+                raise<16>(p, r, best, seen[i]);
         }
     }
     cluster_barrier(blocks > 1); // the others have read this block's sums

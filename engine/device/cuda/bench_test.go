@@ -165,7 +165,7 @@ func BenchmarkDecode(b *testing.B) {
 // BenchmarkBatch generates a token each for many sequences at a time, and chooses them:
 // by the largest logit, and as parameters that a request leaves unset say.
 func BenchmarkBatch(b *testing.B) {
-	for _, m := range []string{"qwen2.5-0.5b/f16", "qwen2.5-0.5b/q4_k_m", "llama-3.1-8b/q4_k_m"} {
+	for _, m := range []string{"qwen2.5-0.5b/f16", "qwen2.5-0.5b/q4_k_m", "llama-3.1-8b/f16", "llama-3.1-8b/q4_k_m"} {
 		shape, format := filepath.Dir(m), filepath.Base(m)
 		b.Run(m, func(b *testing.B) {
 			const most, context = 256, 192
@@ -212,7 +212,7 @@ func BenchmarkBatch(b *testing.B) {
 						b.ReportMetric(float64(n*rows)/b.Elapsed().Seconds(), "tokens/s")
 					})
 				}
-				if rows != 8 && rows != 32 && rows != 256 {
+				if rows != 8 && rows != 32 && rows != 128 && rows != 256 {
 					continue
 				}
 				b.Run(fmt.Sprintf("rows%d/parts", rows), func(b *testing.B) {
