@@ -83,26 +83,34 @@ __device__ __forceinline__ uint32_t token_of(const EmbedParams &p, uint32_t row)
     return id < p.vocab ? id : 0;
 }
 
-// Grid: (columns / threads, rows).
+// Cosine and sine of position * frequency, in double: at position 30,000 a
+// float's angle would be off by 1e-3.
+__device__ __forceinline__ void turn(const AnglesParams &p, uint32_t pair, uint32_t row) {
+    if (pair >= p.pairs)
+        return;
+    double s, c;
+    sincos((double)((const int32_t *)p.positions)[row] * ((const double *)p.freq)[pair], &s, &c);
+    ((float2 *)p.out)[(uint64_t)row * p.pairs + pair] = make_float2((float)c, (float)s);
+}
+
+// The angles as well, which want no kernel of their own. Grid: (blocks + pairs / threads, rows).
 KIGO_KERNEL(embed, EmbedParams) {
     let_next_start();
     wait_for_previous();
     uint32_t col = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
+    if (blockIdx.x >= p.blocks) {
+        turn(p.angles, col - p.blocks * blockDim.x, row);
+        return;
+    }
     if (col == 0 && row < p.clears)
         ((uint64_t *)p.clear)[row] = 0;
     if (col < p.table.cols)
         ((float *)p.out)[(uint64_t)row * p.table.cols + col] = dequantized(p.table, token_of(p, row), col);
 }
 
-// Cosine and sine of position * frequency, in double: at position 30,000 a
-// float's angle would be off by 1e-3. Grid: (pairs / threads, rows).
+// Where a model has a second kind of angles. Grid: (pairs / threads, rows).
 KIGO_KERNEL(angles, AnglesParams) {
     let_next_start();
     wait_for_previous();
-    uint32_t pair = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
-    if (pair >= p.pairs)
-        return;
-    double s, c;
-    sincos((double)((const int32_t *)p.positions)[row] * ((const double *)p.freq)[pair], &s, &c);
-    ((float2 *)p.out)[(uint64_t)row * p.pairs + pair] = make_float2((float)c, (float)s);
+    turn(p, blockIdx.x * blockDim.x + threadIdx.x, blockIdx.y);
 }

@@ -126,24 +126,25 @@ struct DequantizeParams {
     uint64_t count;
 };
 
-struct EmbedParams {
-    Layout table;
-    uint64_t tokens;   // *int32, one for each row of the step; -1-r: the largest logit's of row r of the step before
-    uint64_t out;      // *float, rows x cols
-    uint64_t previous; // *uint64, ranks of the largest logits of the step before
-    uint64_t clear;    // *uint64, set to 0 for each of the rows, but of clears at most
-    uint32_t rows;
-    uint32_t clears;
-    uint32_t vocab; // rows of the table
-    uint32_t padding;
-};
-
 struct AnglesParams {
     uint64_t freq;      // *double, radians a position, pairs of them
     uint64_t positions; // *int32, by row
     uint64_t out;       // *float, rows x pairs x (cosine, sine)
     uint32_t rows;
     uint32_t pairs;
+};
+
+struct EmbedParams {
+    Layout table;
+    uint64_t tokens;   // *int32, one for each row of the step; -1-r: the largest logit's of row r of the step before
+    uint64_t out;      // *float, rows x cols
+    uint64_t previous; // *uint64, ranks of the largest logits of the step before
+    uint64_t clear;    // *uint64, set to 0 for each of the rows, but of clears at most
+    AnglesParams angles; // of the step's positions, by the blocks from a certain one on
+    uint32_t rows;
+    uint32_t clears;
+    uint32_t vocab; // rows of the table
+    uint32_t blocks; // that columns have
 };
 
 struct PrepareParams {

@@ -100,24 +100,25 @@ type DequantizeParams struct {
 	Count  uint64
 }
 
-type EmbedParams struct {
-	Table    Layout
-	Tokens   uint64 // *int32, one for each row of the step; -1-r: the largest logit's of row r of the step before
-	Out      uint64 // *float, rows x cols
-	Previous uint64 // *uint64, ranks of the largest logits of the step before
-	Clear    uint64 // *uint64, set to 0 for each of the rows, but of clears at most
-	Rows     uint32
-	Clears   uint32
-	Vocab    uint32 // rows of the table
-	Padding  uint32
-}
-
 type AnglesParams struct {
 	Freq      uint64 // *double, radians a position, pairs of them
 	Positions uint64 // *int32, by row
 	Out       uint64 // *float, rows x pairs x (cosine, sine)
 	Rows      uint32
 	Pairs     uint32
+}
+
+type EmbedParams struct {
+	Table    Layout
+	Tokens   uint64       // *int32, one for each row of the step; -1-r: the largest logit's of row r of the step before
+	Out      uint64       // *float, rows x cols
+	Previous uint64       // *uint64, ranks of the largest logits of the step before
+	Clear    uint64       // *uint64, set to 0 for each of the rows, but of clears at most
+	Angles   AnglesParams // of the step's positions, by the blocks from a certain one on
+	Rows     uint32
+	Clears   uint32
+	Vocab    uint32 // rows of the table
+	Blocks   uint32 // that columns have
 }
 
 type PrepareParams struct {
@@ -366,7 +367,7 @@ var table = [...]Kernel{
 	{Family: "choose", Name: "draw_weigh", Params: "DrawParams", Size: 72},
 	{Family: "embed", Name: "angles", Params: "AnglesParams", Size: 32},
 	{Family: "embed", Name: "dequantize", Params: "DequantizeParams", Size: 208},
-	{Family: "embed", Name: "embed", Params: "EmbedParams", Size: 232},
+	{Family: "embed", Name: "embed", Params: "EmbedParams", Size: 264},
 	{Family: "load", Name: "hash_tensor", Params: "HashParams", Size: 192},
 	{Family: "load", Name: "largest_scale", Params: "LargestScaleParams", Size: 208},
 	{Family: "load", Name: "repack", Params: "RepackParams", Size: 208},

@@ -26,8 +26,9 @@ type executable struct {
 	formats    map[quant.Type]bool      // that they have
 	ups        []float32                // what their scales are multiplied with (Matrix.Up)
 
-	values []uint64 // address of each value, MaxRows x width floats
-	angles map[rotation]*angleTable
+	values    []uint64 // address of each value, MaxRows x width floats
+	angles    map[rotation]*angleTable
+	embedding *embedding // makes those of one of them
 
 	scratch buffer // values and all that follows
 	half    uint64 // what enters a product: MaxRows x widest, float16

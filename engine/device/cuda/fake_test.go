@@ -31,6 +31,11 @@ func newFakeGPU() *fakeGPU {
 			return g.write(m, "dequantize", p.Out, p.Count)
 		}),
 		fakedriver.Typed("embed", func(_ driver.Launch, p *kernels.EmbedParams, m fakedriver.Memory) error {
+			if a := &p.Angles; a.Pairs > 0 {
+				if err := g.write(m, "angles", a.Out, 2*uint64(a.Rows)*uint64(a.Pairs)); err != nil {
+					return err
+				}
+			}
 			return g.write(m, "embed", p.Out, uint64(p.Rows)*uint64(p.Table.Cols))
 		}),
 		fakedriver.Typed("angles", func(_ driver.Launch, p *kernels.AnglesParams, m fakedriver.Memory) error {

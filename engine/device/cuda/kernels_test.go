@@ -68,6 +68,10 @@ func kernelCases(t *testing.T) (cases []kernelCase) {
 			return p, another(t, p, s, both[1], device.ActNone, 2)
 		}})
 	}
+	cases = append(cases, kernelCase{name: "two_rotations", rows: []int{1, 3}, make: func(t *testing.T) (*device.Program, *tensors) {
+		p, s := layerOf(t, quant.F16, 40, 64, 2, 1, 32, 64)
+		return p, turnedTwice(t, p, s)
+	}})
 	return append(cases, kernelCase{name: "two_formats", rows: []int{1, 20}, make: func(t *testing.T) (*device.Program, *tensors) {
 		p, s := layerOf(t, quant.F16, 40, 64, 2, 1, 32, 64)
 		return p, another(t, p, s, quant.Q8_0, device.ActSiLU, 1)
@@ -238,6 +242,24 @@ func another(t *testing.T, p *device.Program, s *tensors, typ quant.Type, act de
 		return s
 	}
 	t.Fatal("there is no such product")
+	return nil
+}
+
+// turnedTwice rotates the program's queries and keys for a second layer, in another way.
+func turnedTwice(t *testing.T, p *device.Program, s *tensors) *tensors {
+	t.Helper()
+	for i, op := range p.Ops {
+		if op, ok := op.(*device.Rope); ok {
+			other := *op
+			other.Layer, other.Base = p.Cache.Layers, 500
+			other.QOut, other.KOut = device.Value(len(p.Values)), device.Value(len(p.Values)+1)
+			p.Values = append(p.Values, device.ValueInfo{Stage: "q_rope2", Width: p.Values[op.QOut].Width}, device.ValueInfo{Stage: "k_rope2", Width: p.Values[op.KOut].Width})
+			p.Ops = slices.Insert(p.Ops, i, device.Op(&other))
+			p.Cache.Layers++
+			return s
+		}
+	}
+	t.Fatal("there is no rotation")
 	return nil
 }
 

@@ -8,26 +8,42 @@ import (
 	"kigo/kernels"
 )
 
-// embedding looks up the rows of the step's tokens.
+const embedThreads = 128
+
+// embedding looks up the rows of the step's tokens, and makes the angles of their
+// positions on the way, of one kind.
 type embedding struct {
-	op *device.Embed
-	l  *launch[kernels.EmbedParams]
+	op     *device.Embed
+	l      *launch[kernels.EmbedParams]
+	angles *angleTable // nil: the program has none
 }
 
 func (x *executable) newEmbed(op *device.Embed) (operation, error) {
-	l, err := newLaunch(x.dev, "embed", 128, kernels.EmbedParams{
+	l, err := newLaunch(x.dev, "embed", embedThreads, kernels.EmbedParams{
 		Table:  x.ws.layout(int(op.Table)),
 		Out:    x.values[op.Out],
 		Clears: uint32(x.opt.MaxRows), // before the step's logits are ranked
 		Vocab:  uint32(x.prog.Tensors[op.Table].Rows),
+		Blocks: uint32(ceilDiv(x.prog.Tensors[op.Table].Cols, embedThreads)),
 	})
-	return &embedding{op, l}, err
+	o := &embedding{op: op, l: l}
+	if x.embedding == nil {
+		x.embedding = o
+	}
+	return o, err
 }
 
 func (o *embedding) run(x *executable, s *stepShape) error {
-	o.l.params.Tokens, o.l.params.Rows = x.in.tokens(), uint32(s.rows)
-	o.l.params.Previous, o.l.params.Clear = x.before().best, x.now().best
-	if err := start(x.dev, o.l.grid(ceilDiv(int(o.l.params.Table.Cols), 128), s.rows, 1), x.dev.stream); err != nil {
+	p := &o.l.params
+	p.Tokens, p.Rows = x.in.tokens(), uint32(s.rows)
+	p.Previous, p.Clear = x.before().best, x.now().best
+	blocks := int(p.Blocks)
+	if o.angles != nil {
+		p.Angles = o.angles.l.params
+		p.Angles.Positions, p.Angles.Rows = x.in.positions(), uint32(s.rows)
+		blocks += ceilDiv(int(p.Angles.Pairs), embedThreads)
+	}
+	if err := start(x.dev, o.l.grid(blocks, s.rows, 1), x.dev.stream); err != nil {
 		return err
 	}
 	return x.tapValue(o.op.Out, s)
@@ -39,7 +55,11 @@ type angleTable struct {
 	l           *launch[kernels.AnglesParams]
 }
 
+// turn makes them, if the embedding does not: every program begins with one.
 func (a *angleTable) turn(x *executable, s *stepShape) error {
+	if a == x.embedding.angles {
+		return nil
+	}
 	a.l.params.Positions, a.l.params.Rows = x.in.positions(), uint32(s.rows)
 	return start(x.dev, a.l.grid(ceilDiv(int(a.l.params.Pairs), 64), s.rows, 1), x.dev.stream)
 }
@@ -114,6 +134,9 @@ func (x *executable) newRope(op *device.Rope) (operation, error) {
 	if a.l == nil {
 		if err := x.newAngles(op, a); err != nil {
 			return nil, err
+		}
+		if x.embedding.angles == nil {
+			x.embedding.angles = a
 		}
 	}
 	p := kernels.AppendParams{

@@ -274,13 +274,13 @@ func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
 // after the stages, for the exchange of sums in a cluster, and for a stage, of weights of
 // 16 bits and of others, by wideRows. Of joint warpgroups each has a stage in that time.
 const (
-	wideFixed   = 500
-	wideCluster = 180
+	wideFixed   = 740
+	wideCluster = 146
 )
 
 var (
-	wideStage      = [2][len(wideRows)]int{{43, 45, 58}, {29, 31, 46}}
-	wideJointStage = [2][len(wideRows)]int{{45, 46, 88}, {36, 36, 74}}
+	wideStage      = [2][len(wideRows)]int{{43, 46, 63}, {36, 38, 52}}
+	wideJointStage = [2][len(wideRows)]int{{43, 46, 87}, {34, 36, 84}}
 )
 
 // cheapest is the shape of wide that should be done first with so many rows. All have

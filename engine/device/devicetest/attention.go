@@ -63,20 +63,32 @@ func turned(x []float64, pos int, op *device.Rope, factors []float64) []float64 
 	return y
 }
 
-// Both styles of pairs, whole and partial rotation, scaled positions and
-// frequency factors, far from position 0, where every rotation is the identity.
+// Both styles of pairs, whole and partial rotation, scaled positions, frequency
+// factors, and layers that differ, far from position 0, where every rotation is the
+// identity.
 func (s *suite) rope(t *testing.T) {
 	const heads, kvHeads = 4, 2
 	for _, style := range []device.RopeStyle{device.RopeAdjacent, device.RopeHalves} {
 		for _, dim := range []int{32, 64, 80, 96, 128, 256} {
-			for _, variant := range []string{"plain", "partial", "scaled", "factors"} {
+			for _, variant := range []string{"plain", "partial", "scaled", "factors", "layers"} {
 				t.Run(fmt.Sprintf("style%d/dim%d/%s", style, dim, variant), func(t *testing.T) {
 					dev := s.open(t)
 					t.Cleanup(func() { closeAll(t, dev) })
 					r := newRig(t, 9, (heads+2*kvHeads)*dim)
 					op := r.ropeOp(heads, kvHeads, dim, dim, style)
+					all := []*device.Rope{op} // of each layer
 					var factors []float64
 					switch variant {
+					case "layers":
+						for layer, base := range []float64{500, 500000} {
+							other := *op
+							other.Layer, other.Base = layer+1, base
+							other.QOut = r.value(fmt.Sprint("q_rope", layer+1), heads*dim)
+							other.KOut = r.value(fmt.Sprint("k_rope", layer+1), kvHeads*dim)
+							r.add(&other)
+							all = append(all, &other)
+						}
+						r.prog.Cache.Layers = len(all)
 					case "partial":
 						op.Dims = dim / 2
 					case "scaled":
@@ -92,16 +104,18 @@ func (s *suite) rope(t *testing.T) {
 					x := r.compile(dev, 70, 9)
 					for _, start := range []int{0, 1, 31, 1000} {
 						x.run(t, rows(9, start))
-						var q, k []float64
-						for i := range 9 {
-							in := r.input(i)
-							q = append(q, turned(in[:heads*dim], start+i, op, factors)...)
-							k = append(k, turned(in[heads*dim:(heads+kvHeads)*dim], start+i, op, factors)...)
-						}
 						// An angle of 1,000 radians is known to 6e-5 in float32.
 						bound := s.bounds.Float + 1e-7*float64(start)
-						near(t, fmt.Sprintf("queries from position %d", start), x.stages["q_rope"], q, bound)
-						near(t, fmt.Sprintf("keys from position %d", start), x.stages["k_rope"], k, bound)
+						for _, op := range all {
+							var q, k []float64
+							for i := range 9 {
+								in := r.input(i)
+								q = append(q, turned(in[:heads*dim], start+i, op, factors)...)
+								k = append(k, turned(in[heads*dim:(heads+kvHeads)*dim], start+i, op, factors)...)
+							}
+							near(t, fmt.Sprintf("queries of layer %d from position %d", op.Layer, start), x.stages[r.prog.Values[op.QOut].Stage], q, bound)
+							near(t, fmt.Sprintf("keys of layer %d from position %d", op.Layer, start), x.stages[r.prog.Values[op.KOut].Stage], k, bound)
+						}
 					}
 				})
 			}
