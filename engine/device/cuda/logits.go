@@ -27,7 +27,10 @@ func (x *executable) newLogits(op *device.Logits) (operation, error) {
 		return o, err
 	}
 	o.product, err = x.newProduct(op.Weight, []kernels.Matrix{x.matrix(op.Weight, device.NoTensor, x.logits)}, false, x.values[op.In], 0, op.Norm)
-	return o, err
+	if err != nil {
+		return nil, err
+	}
+	return o, x.takeOne(o.product)
 }
 
 // run computes the first piece of them.

@@ -83,11 +83,13 @@ func wideShapes(cfg *Config, segments int, gated bool, sharedLimit int) (shapes 
 // product is one launch of a projection: matrices of one format and width, by
 // the kernel that fits the number of rows.
 type product struct {
-	tiles          int         // of all matrices; of one with a gate
-	segments       int         // see executable.segments
-	packed         int         // 1: weights have fewer than 16 bits
-	clusters       map[int]int // of wide's blocks that fit on the GPU at one time, by their size
-	shapes         []wideShape // that wide can have
+	tiles          int                   // of all matrices; of one with a gate
+	segments       int                   // see executable.segments
+	packed         int                   // 1: weights have fewer than 16 bits
+	part           onePart               // what a launch of one has of it
+	params         kernels.ProjectParams // what all its launches begin with
+	clusters       map[int]int           // of wide's blocks that fit on the GPU at one time, by their size
+	shapes         []wideShape           // that wide can have
 	one, few, many *launch[kernels.ProjectParams]
 	wide           [len(wideRows)]*launch[kernels.ProjectParams] // all are there, or many is
 }
@@ -149,8 +151,8 @@ func (x *executable) projectParams(p *placement, matrices []kernels.Matrix, gate
 	return params
 }
 
-// newProduct prepares the launches of matrices of the format of like; see
-// projectParams.
+// newProduct prepares the launches of matrices of the format of like, but for a single
+// row; see projectParams.
 func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix, gated bool, in, residual uint64, norm *device.Norm) (*product, error) {
 	p := &x.ws.places[like]
 	params := x.projectParams(p, matrices, gated, in, residual, norm)
@@ -161,7 +163,8 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 	if gated {
 		warps *= 2
 	}
-	pr := &product{tiles: int(params.Tiles), segments: int(params.Segments), clusters: x.clusters}
+	pr := &product{tiles: int(params.Tiles), segments: int(params.Segments), params: params, clusters: x.clusters}
+	pr.part = onePart{p, pr.tiles, pr.segments}
 	if p.scheme.stepCols > 16 {
 		pr.packed = 1
 	}
@@ -173,10 +176,6 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		}
 		l.how.Shared = uint32(shared)
 		return l, x.dev.allowShared(l.kernel, shared)
-	}
-	var err error
-	if pr.one, err = x.newOne(params, onePart{p, pr.tiles, int(params.Segments)}); err != nil {
-		return nil, err
 	}
 	if shared := fewShared(int(params.Stride), warps); shared <= fewSharedLimit {
 		l, err := prepare("few_"+p.scheme.kernel, 32*fewWarps, shared)
@@ -224,6 +223,12 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		pr.many = l
 	}
 	return pr, nil
+}
+
+// takeOne prepares the launch for a single row.
+func (x *executable) takeOne(pr *product) (err error) {
+	pr.one, err = x.newOne(pr.params, pr.part)
+	return err
 }
 
 // rank makes the kernels note the largest output of each row.

@@ -83,12 +83,17 @@ func (x *executable) newProject(op *device.Project) (operation, error) {
 			}
 			o.products = append(o.products, pr)
 			matrices = append(matrices, part...)
-			parts = append(parts, onePart{&x.ws.places[m.Weight], pr.tiles, pr.segments})
+			parts = append(parts, pr.part)
 		}
 	}
 	if len(parts) == 2 && len(matrices) <= maxMatrices && !gated && len(o.floats) == 0 {
 		params := x.projectParams(parts[0].like, matrices, false, in, residual, op.Norm)
-		if o.both, err = x.newOne(params, parts...); err != nil {
+		if o.both, err = x.newOne(params, parts...); err != nil || o.both != nil {
+			return o, err
+		}
+	}
+	for _, pr := range o.products {
+		if err := x.takeOne(pr); err != nil {
 			return nil, err
 		}
 	}

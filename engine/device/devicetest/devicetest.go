@@ -37,6 +37,7 @@ func Run(t *testing.T, open func(t *testing.T) device.Device, b Bounds) {
 	}
 	t.Run("Embed", s.embed)
 	t.Run("Lesson_ProductsOfOddShapes", s.project)
+	t.Run("ScalesFarApart", s.farScales)
 	t.Run("Lesson_RopeAwayFromPositionZero", s.rope)
 	t.Run("Lesson_AttentionOfEveryLengthAndHeadSize", s.attend)
 	t.Run("NothingBehindARowShows", s.behind)

@@ -87,6 +87,60 @@ func (s *suite) project(t *testing.T) {
 	}
 }
 
+// steps is how many steps of a format's coarsest block are in its largest value, about.
+var steps = map[quant.Type]float64{
+	quant.Q4_0: 8, quant.Q4_1: 7.5, quant.Q5_0: 16, quant.Q5_1: 15.5, quant.Q8_0: 127,
+	quant.Q4_K: 7.5, quant.Q5_K: 15.5, quant.Q6_K: 32,
+}
+
+// Rows of a matrix whose scales are up to 2^20 apart, side by side: a device that has
+// one factor for all scales may be off by 2^-17 of a step of the coarsest, and no more.
+func (s *suite) farScales(t *testing.T) {
+	const out, apart = 40, 5
+	for _, f := range quant.All() {
+		if f.BlockSize == 1 {
+			continue
+		}
+		t.Run(f.Name, func(t *testing.T) {
+			dev := s.open(t)
+			t.Cleanup(func() { closeAll(t, dev) })
+			cols := max(f.BlockSize, 128)
+			r := newRig(t, 64, cols)
+			row := cols / f.BlockSize * f.BlockBytes
+			raw := make([]byte, out*row)
+			for i := range out {
+				f.Random(raw[i*row:(i+1)*row], float32(math.Exp2(8-float64(20*(i%apart))/(apart-1))), r.rng)
+			}
+			w := r.tensorOf(f, out, cols, raw)
+			y := r.value("y", out)
+			r.add(&device.Project{In: r.in, Mats: []device.Matrix{{Weight: w, Bias: device.NoTensor, Out: y}}, Residual: device.NoValue})
+			x := r.compile(dev, 4, 64)
+			largest := 0.0
+			for _, v := range r.exact[w] {
+				largest = max(largest, math.Abs(v))
+			}
+			off := math.Exp2(-17) * largest / steps[f.Type] // of a weight
+			for _, n := range []int{1, 2, 64} {
+				x.run(t, rows(n, 0))
+				for i := range out {
+					var got []float32
+					var want []float64
+					size2, inputs := 0.0, 0.0
+					exact := r.exact[w][i*cols : (i+1)*cols]
+					for j := range n {
+						got = append(got, x.stages["y"][j*out+i])
+						want = append(want, times(exact, r.input(j))...)
+						size2 += norm2(exact) * norm2(r.input(j)) / float64(cols)
+						inputs += norm2(r.input(j))
+					}
+					bound := s.bound(f) + off*math.Sqrt(inputs/size2)
+					nearSize(t, fmt.Sprintf("%d rows, output %d", n, i), got, want, size2, 3*bound)
+				}
+			}
+		})
+	}
+}
+
 // rms is the norm of the reference.
 func rms(x, gain []float64, eps float64) []float64 {
 	sum := 0.0
