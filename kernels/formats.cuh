@@ -13,7 +13,7 @@
 // and a power of two besides, one for all of a matrix, by which its largest scale is
 // just below 65,504 (Matrix.up); products are divided by that power at the end
 // (Matrix.down). So scales are as exact as float16 can be, and a weight is off by 2^-12
-// of itself or 2^-17 of a step of the coarsest block, whichever is more, and as much
+// of itself or 2^-16 of a step of the coarsest block, whichever is more, and as much
 // again by the scale.
 //
 // UNROLL steps are on their way at a time in few, AT_ONCE in one, where they come
