@@ -341,3 +341,20 @@ func TestOptionsAreChecked(t *testing.T) {
 		}
 	}
 }
+
+// Of an even number of runs neither the better nor the worse half is reported.
+func TestMedian(t *testing.T) {
+	for _, c := range []struct {
+		values []float64
+		want   float64
+	}{
+		{[]float64{3}, 3},
+		{[]float64{4, 2}, 3},
+		{[]float64{9, 1, 2}, 2},
+		{[]float64{8, 1, 2, 4}, 3},
+	} {
+		if got := row("speed", "tokens/s", c.values).Median; got != c.want {
+			t.Errorf("of %v: %v, want %v", c.values, got, c.want)
+		}
+	}
+}
