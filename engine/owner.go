@@ -372,7 +372,10 @@ func (o *owner) release(q *sequence, end *End, err error) {
 }
 
 // serve puts a model in service.
-func (o *owner) serve(m *served) { o.models = append(o.models, m) }
+func (o *owner) serve(m *served) {
+	o.models = append(o.models, m)
+	o.publish() // who loaded it may look at once
+}
 
 // retire has a model freed as soon as its last stream has ended.
 func (o *owner) retire(m *served) { m.retired = true }
