@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Install the compiler of kernels/ into .build/cuda.
+"""Install the compiler of kernels/ into .build/cuda, the disassembler into .build/nvdisasm.
 
 The compiler is NVRTC: a library that turns CUDA C++ into machine code, with no
 host compiler and no CUDA toolkit. It travels in NVIDIA's Python packages; pip
 downloads those that kernels/compiler.txt pins and compares their SHA-256.
-Nothing of a package is installed, imported or run: its libraries and headers
+Nothing of a package is installed, imported or run here: its libraries and headers
 are copied out of the archive, and the folder is moved into place in one step.
-What is there already, from the same pins, is left alone.
+What is there already, from the same pins, is left alone. With --disassembler
+the same is done for nvdisasm, which kernels/disassembler.txt pins and a test runs.
 
 Needs Python 3.8 and pip, on Linux on x86-64.
 """
@@ -21,14 +22,13 @@ import tempfile
 import zipfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PINS = os.path.join(ROOT, "kernels", "compiler.txt")
 BUILD = os.path.join(ROOT, ".build")
-TARGET = os.path.join(BUILD, "cuda")
 
-# Paths in the archives, and where they go below .build/cuda.
+# Paths in the archives, and where they go below .build/cuda or .build/nvdisasm.
 WANTED = [
     (re.compile(r"nvidia/cuda_nvrtc/(lib/libnvrtc(-builtins)?\.so\.[0-9.]+)"), "{}"),
     (re.compile(r"nvidia/cuda_(?:runtime|cccl|nvcc)/(include/.+)"), "{}"),
+    (re.compile(r"nvidia/cu13/(bin/nvdisasm)"), "{}"),
     (re.compile(r"([^/]+\.dist-info/(?:licenses/)?[Ll]icense[^/]*)"), "licenses/{}"),
 ]
 
@@ -41,25 +41,26 @@ def destination(member):
     return None
 
 
-def main():
-    with open(PINS, "rb") as f:
+def install(name, folder, size):
+    pins, target = os.path.join(ROOT, "kernels", name + ".txt"), os.path.join(BUILD, folder)
+    with open(pins, "rb") as f:
         stamp = hashlib.sha256(f.read()).hexdigest() + "\n"
-    stamp_file = os.path.join(TARGET, "stamp")
+    stamp_file = os.path.join(target, "stamp")
     if os.path.isfile(stamp_file) and open(stamp_file).read() == stamp:
         return
     os.makedirs(BUILD, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".cuda-", dir=BUILD) as scratch:
-        print("cuda: fetching the compiler (150 MB)", flush=True)
+    with tempfile.TemporaryDirectory(prefix="." + folder + "-", dir=BUILD) as scratch:
+        print("cuda: fetching the %s (%s)" % (name, size), flush=True)
         archives = os.path.join(scratch, "archives")
         subprocess.run(
             [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-            + ["--require-hashes", "--requirement", PINS, "--dest", archives],
+            + ["--require-hashes", "--requirement", pins, "--dest", archives],
             check=True,
             env=dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1"),
         )
         tree = os.path.join(scratch, "tree")
-        for name in sorted(os.listdir(archives)):
-            with zipfile.ZipFile(os.path.join(archives, name)) as archive:
+        for archive_name in sorted(os.listdir(archives)):
+            with zipfile.ZipFile(os.path.join(archives, archive_name)) as archive:
                 for member in archive.namelist():
                     place = destination(member)
                     if place is None or member.endswith("/"):
@@ -68,11 +69,19 @@ def main():
                     os.makedirs(os.path.dirname(path), exist_ok=True)
                     with archive.open(member) as source, open(path, "wb") as out:
                         shutil.copyfileobj(source, out, 1 << 20)
+                    if place.startswith("bin/"):
+                        os.chmod(path, 0o755)
         with open(os.path.join(tree, "stamp"), "w") as f:
             f.write(stamp)
-        if os.path.exists(TARGET):
-            os.rename(TARGET, os.path.join(scratch, "old"))
-        os.rename(tree, TARGET)
+        if os.path.exists(target):
+            os.rename(target, os.path.join(scratch, "old"))
+        os.rename(tree, target)
+
+
+def main():
+    install("compiler", "cuda", "150 MB")
+    if "--disassembler" in sys.argv[1:]:
+        install("disassembler", "nvdisasm", "5 MB")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,6 @@ if [ -z "$base" ] || ! git show "$base:kernels/SUMS" >"$tmp/SUMS" 2>/dev/null; t
 	echo "check-kernels: no earlier machine code to compare with, so all families"
 	: >"$tmp/SUMS"
 fi
-"${PYTHON:-python3}" .make/cuda.py
-"${GO:-go}" test ./kernels/... # those that need the compiler were skipped before
+"${PYTHON:-python3}" .make/cuda.py --disassembler
+"${GO:-go}" test ./kernels/... # those that need the compiler or the disassembler were skipped before
 "${GO:-go}" run ./kernels/gen check -base "$tmp/SUMS" -target "$target"

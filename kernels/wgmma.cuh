@@ -71,7 +71,7 @@ __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_grou
 template <int LEFT> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory"); }
 
 // Whoever gives wgmmas in a loop and waits for the last ones behind it calls this after
-// the wait, with those of the last stage: the assembler (13.0) takes operands for dead
+// the wait, with those of the last stage: the assembler (12.9) takes operands for dead
 // there once they are given, and has put other values into their registers before the
 // wait. It stores them at an address of shared memory if never, which the assembler
 // cannot know.
