@@ -166,13 +166,15 @@ race() {
 }
 
 # races SUMMARY SECONDS EACH: runs what stdin lists, CASE PLAIN OPTIONS in a line, a few at
-# a time (RACE_JOBS, 4), until so many seconds have passed. With RACE_ENOUGH=1 it ends
+# a time (RACE_JOBS; one a core, at most 10), until so many seconds have passed. With RACE_ENOUGH=1 it ends
 # when the first has shown that nothing needs to be left out.
 races() {
+	jobs=${RACE_JOBS:-$(nproc)}
+	[ -n "${RACE_JOBS:-}" ] || [ "$jobs" -le 10 ] || jobs=10
 	until=$(($(date +%s) + $2)) lines=0
 	while :; do
 		batch=0
-		while [ "$batch" -lt "${RACE_JOBS:-4}" ] && read -r case plain options; do
+		while [ "$batch" -lt "$jobs" ] && read -r case plain options; do
 			batch=$((batch + 1)) lines=$((lines + 1))
 			left=$((until - $(date +%s)))
 			if [ "$left" -lt 15 ]; then
