@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Measures kigo and llama.cpp side by side on this machine's GPU.
+
+Both run the same model files, one after the other, in pairs whose order alternates;
+nothing else should run meanwhile. Printed are the medians with the extremes, and
+kigo's median over llama.cpp's.
+
+    make build                             # or kigo of `make gpu-bundle`
+    pip download --no-binary llama-cpp-python --no-deps llama-cpp-python==0.3.36   # has llama.cpp's source
+    cmake -B build -DCMAKE_BUILD_TYPE=Release -DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90a && \\
+        cmake --build build --target llama-bench llama-batched-bench                # in vendor/llama.cpp
+    kigo synth llama-3.1-8b-f16.gguf --shape llama-3.1-8b --format f16
+    kernels/compare_llama.py --llama .../build/bin --kigo ./kigo *.gguf
+
+What is measured, in tokens/s:
+    prefill N         of a prompt of N tokens: llama-bench, kigo bench
+    decode at N       one stream, after N tokens: llama-bench -d, kigo bench --context
+    streams N         so many together, while they generate 128 tokens after prompts of 128: llama-batched-bench, kigo bench --streams
+
+llama.cpp has flash attention, all layers on the GPU, and its other defaults.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+GENERATE = 128
+STREAM_PROMPT = 128  # kigo bench's
+
+
+def run(command):
+    p = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if p.returncode != 0:
+        sys.exit(f"{' '.join(command)}: exit {p.returncode}\n{p.stderr[-2000:]}")
+    return p.stdout
+
+
+def repeated(flag, values):
+    return [x for v in values for x in (flag, str(v))]
+
+
+def kigo(a, model):
+    report = json.loads(run([a.kigo, "bench", model, "--device", a.device, "--runs", "1", "--generate", str(GENERATE), "--json"] +
+                            repeated("--prompt", a.prompts) + repeated("--context", a.contexts) + repeated("--streams", a.streams)))
+    rows = {r["name"]: r["median"] for r in report["results"]}
+    found = {f"prefill {n}": rows[f"prefill {n}"] for n in a.prompts}
+    found |= {f"decode at {n}": rows[f"decode {GENERATE} at context {n}"] for n in a.contexts}
+    return found | {f"streams {n}": rows[f"streams {n}: generating"] for n in a.streams}
+
+
+def llama(a, model):
+    layers = ["-ngl", "99" if a.device == "cuda" else "0"]
+    bench = [os.path.join(a.llama, "llama-bench"), "-m", model, "-fa", "1", "-r", "1", "-o", "json"] + layers
+    found = {}
+    for r in json.loads(run(bench + ["-n", "0", "-p", ",".join(map(str, a.prompts))])):
+        found[f"prefill {r['n_prompt']}"] = r["avg_ts"]
+    for r in json.loads(run(bench + ["-p", "0", "-n", str(GENERATE), "-d", ",".join(map(str, a.contexts))])):
+        found[f"decode at {r['n_depth']}"] = r["avg_ts"]
+    if a.streams:
+        out = run([os.path.join(a.llama, "llama-batched-bench"), "-m", model, "-fa", "on", "-c", str(max(a.streams) * (STREAM_PROMPT + GENERATE)),
+                   "-npp", str(STREAM_PROMPT), "-ntg", str(GENERATE), "-npl", ",".join(map(str, a.streams)), "--output-format", "jsonl"] + layers)
+        for line in out.splitlines():
+            if line.startswith("{"):
+                r = json.loads(line)
+                found[f"streams {r['pl']}"] = r["speed_tg"]
+    return found
+
+
+def show(values):
+    if not values:
+        return "-"
+    return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+
+
+def numbers(text):
+    return [int(n) for n in text.split(",") if n]
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("models", nargs="+")
+    p.add_argument("--kigo", default="./kigo")
+    p.add_argument("--llama", required=True, help="folder of llama-bench and llama-batched-bench")
+    p.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu is for a look at this program itself")
+    p.add_argument("--pairs", type=int, default=3)
+    p.add_argument("--prompts", type=numbers, default=[512, 2048])
+    p.add_argument("--contexts", type=numbers, default=[0, 4096])
+    p.add_argument("--streams", type=numbers, default=[1, 8, 32, 64, 128, 256])
+    a = p.parse_args()
+    for model in a.models:
+        sides = {"kigo": [], "llama.cpp": []}
+        for pair in range(a.pairs):
+            order = [("kigo", kigo), ("llama.cpp", llama)]
+            for name, measure in order if pair % 2 == 0 else reversed(order):
+                sides[name].append(measure(a, model))
+            print(f"{os.path.basename(model)}: pair {pair + 1} of {a.pairs}", file=sys.stderr)
+        print(f"\n{os.path.basename(model)}, {a.pairs} pairs, medians (extremes), tokens/s\n")
+        print("| | kigo | llama.cpp | ratio |\n|---|---|---|---|")
+        for row in sides["kigo"][0]:
+            ours = [s[row] for s in sides["kigo"]]
+            theirs = [s[row] for s in sides["llama.cpp"] if row in s]
+            ratio = f"{statistics.median(ours) / statistics.median(theirs):.2f}" if theirs else ""
+            print(f"| {row} | {show(ours)} | {show(theirs)} | {ratio} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
