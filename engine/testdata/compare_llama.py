@@ -85,7 +85,26 @@ UNITS = {"prefill": "tokens/s", "decode": "tokens/s", "streams": "tokens/s", "st
 def show(values):
     if not values:
         return "-"
-    return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
+    digits = lambda v: f"{v:,.0f}" if v >= 1000 else f"{v:.4g}"
+    return f"{digits(statistics.median(values))} ({digits(min(values))} to {digits(max(values))})"
+
+
+def compare(models, pairs, kigo, llama, units, heading):
+    """Measures every model with both, in pairs, and prints a table of units' rows, or of all with None."""
+    for model in models:
+        sides = {"kigo": [], "llama.cpp": []}
+        for pair in range(pairs):
+            order = [("kigo", kigo), ("llama.cpp", llama)]
+            for name, measure in order if pair % 2 == 0 else reversed(order):
+                sides[name].append(measure(model))
+            print(f"{os.path.basename(model)}: pair {pair + 1} of {pairs}", file=sys.stderr)
+        print(f"\n{os.path.basename(model)}, {heading}, {pairs} pairs, medians (extremes)\n")
+        print("| | unit | kigo | llama.cpp | ratio |\n|---|---|---|---|---|")
+        for row, unit in (units or {row: "tokens/s" for row in sides["kigo"][0]}).items():
+            ours = [s[row] for s in sides["kigo"]]
+            theirs = [s[row] for s in sides["llama.cpp"] if row in s]
+            ratio = f"{statistics.median(ours) / statistics.median(theirs):.2f}" if theirs else ""
+            print(f"| {row} | {unit} | {show(ours)} | {show(theirs)} | {ratio} |", flush=True)
 
 
 def main():
@@ -99,20 +118,7 @@ def main():
     p.add_argument("--generate", type=int, default=128)
     p.add_argument("--streams", type=int, default=8)
     a = p.parse_args()
-    for model in a.models:
-        sides = {"kigo": [], "llama.cpp": []}
-        for pair in range(a.pairs):
-            order = [("kigo", kigo), ("llama.cpp", llama)]
-            for name, measure in order if pair % 2 == 0 else reversed(order):
-                sides[name].append(measure(a, model))
-            print(f"{os.path.basename(model)}: pair {pair + 1} of {a.pairs}", file=sys.stderr)
-        print(f"\n{os.path.basename(model)}, {a.threads} threads, {a.pairs} pairs, medians (extremes)\n")
-        print(f"| | unit | kigo | llama.cpp | ratio |\n|---|---|---|---|---|")
-        for row, unit in UNITS.items():
-            ours = [s[row] for s in sides["kigo"]]
-            theirs = [s[row] for s in sides["llama.cpp"] if row in s]
-            ratio = f"{statistics.median(ours) / statistics.median(theirs):.2f}" if theirs else ""
-            print(f"| {row} | {unit} | {show(ours)} | {show(theirs)} | {ratio} |", flush=True)
+    compare(a.models, a.pairs, lambda m: kigo(a, m), lambda m: llama(a, m), UNITS, f"{a.threads} threads")
 
 
 if __name__ == "__main__":

@@ -138,9 +138,9 @@ func overwritten(code []instruction) []string {
 	found := map[string]bool{}
 	begin := place{last: -1}
 	seen := map[place]bool{begin: true}
-	for todo := []place{begin}; len(todo) > 0; {
-		at := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
+	for ways := []place{begin}; len(ways) > 0; {
+		at := ways[len(ways)-1]
+		ways = ways[:len(ways)-1]
 		if at.pc >= len(code) {
 			continue
 		}
@@ -150,7 +150,7 @@ func overwritten(code []instruction) []string {
 		follow := func(p place) {
 			if !seen[p] {
 				seen[p] = true
-				todo = append(todo, p)
+				ways = append(ways, p)
 			}
 		}
 		switch {

@@ -10,7 +10,7 @@ kigo's median over llama.cpp's.
     cmake -B build -DCMAKE_BUILD_TYPE=Release -DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90a && \\
         cmake --build build --target llama-bench llama-batched-bench                # in vendor/llama.cpp
     kigo synth llama-3.1-8b-f16.gguf --shape llama-3.1-8b --format f16
-    kernels/compare_llama.py --llama .../build/bin --kigo ./kigo *.gguf
+    engine/testdata/compare_llama_gpu.py --llama .../build/bin --kigo ./kigo *.gguf
 
 What is measured, in tokens/s:
     prefill N         of a prompt of N tokens: llama-bench, kigo bench
@@ -23,19 +23,15 @@ llama.cpp has flash attention, all layers on the GPU, and its other defaults.
 import argparse
 import json
 import os
-import statistics
-import subprocess
-import sys
+
+from compare_llama import compare, run
 
 GENERATE = 128
 STREAM_PROMPT = 128  # kigo bench's
 
 
-def run(command):
-    p = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if p.returncode != 0:
-        sys.exit(f"{' '.join(command)}: exit {p.returncode}\n{p.stderr[-2000:]}")
-    return p.stdout
+def output(command):
+    return run(command)[0]
 
 
 def repeated(flag, values):
@@ -43,8 +39,8 @@ def repeated(flag, values):
 
 
 def kigo(a, model):
-    report = json.loads(run([a.kigo, "bench", model, "--device", a.device, "--runs", "1", "--generate", str(GENERATE), "--json"] +
-                            repeated("--prompt", a.prompts) + repeated("--context", a.contexts) + repeated("--streams", a.streams)))
+    bench = [a.kigo, "bench", model, "--device", a.device, "--runs", "1", "--generate", str(GENERATE), "--json"]
+    report = json.loads(output(bench + repeated("--prompt", a.prompts) + repeated("--context", a.contexts) + repeated("--streams", a.streams)))
     rows = {r["name"]: r["median"] for r in report["results"]}
     found = {f"prefill {n}": rows[f"prefill {n}"] for n in a.prompts}
     found |= {f"decode at {n}": rows[f"decode {GENERATE} at context {n}"] for n in a.contexts}
@@ -55,24 +51,18 @@ def llama(a, model):
     layers = ["-ngl", "99" if a.device == "cuda" else "0"]
     bench = [os.path.join(a.llama, "llama-bench"), "-m", model, "-fa", "1", "-r", "1", "-o", "json"] + layers
     found = {}
-    for r in json.loads(run(bench + ["-n", "0", "-p", ",".join(map(str, a.prompts))])):
+    for r in json.loads(output(bench + ["-n", "0", "-p", ",".join(map(str, a.prompts))])):
         found[f"prefill {r['n_prompt']}"] = r["avg_ts"]
-    for r in json.loads(run(bench + ["-p", "0", "-n", str(GENERATE), "-d", ",".join(map(str, a.contexts))])):
+    for r in json.loads(output(bench + ["-p", "0", "-n", str(GENERATE), "-d", ",".join(map(str, a.contexts))])):
         found[f"decode at {r['n_depth']}"] = r["avg_ts"]
     if a.streams:
-        out = run([os.path.join(a.llama, "llama-batched-bench"), "-m", model, "-fa", "on", "-c", str(max(a.streams) * (STREAM_PROMPT + GENERATE)),
-                   "-npp", str(STREAM_PROMPT), "-ntg", str(GENERATE), "-npl", ",".join(map(str, a.streams)), "--output-format", "jsonl"] + layers)
-        for line in out.splitlines():
+        batched = [os.path.join(a.llama, "llama-batched-bench"), "-m", model, "-fa", "on", "--output-format", "jsonl"] + layers
+        sizes = ["-c", str(max(a.streams) * (STREAM_PROMPT + GENERATE)), "-npp", str(STREAM_PROMPT), "-ntg", str(GENERATE)]
+        for line in output(batched + sizes + ["-npl", ",".join(map(str, a.streams))]).splitlines():
             if line.startswith("{"):
                 r = json.loads(line)
                 found[f"streams {r['pl']}"] = r["speed_tg"]
     return found
-
-
-def show(values):
-    if not values:
-        return "-"
-    return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
 
 
 def numbers(text):
@@ -90,20 +80,7 @@ def main():
     p.add_argument("--contexts", type=numbers, default=[0, 4096])
     p.add_argument("--streams", type=numbers, default=[1, 8, 32, 64, 128, 256])
     a = p.parse_args()
-    for model in a.models:
-        sides = {"kigo": [], "llama.cpp": []}
-        for pair in range(a.pairs):
-            order = [("kigo", kigo), ("llama.cpp", llama)]
-            for name, measure in order if pair % 2 == 0 else reversed(order):
-                sides[name].append(measure(a, model))
-            print(f"{os.path.basename(model)}: pair {pair + 1} of {a.pairs}", file=sys.stderr)
-        print(f"\n{os.path.basename(model)}, {a.pairs} pairs, medians (extremes), tokens/s\n")
-        print("| | kigo | llama.cpp | ratio |\n|---|---|---|---|")
-        for row in sides["kigo"][0]:
-            ours = [s[row] for s in sides["kigo"]]
-            theirs = [s[row] for s in sides["llama.cpp"] if row in s]
-            ratio = f"{statistics.median(ours) / statistics.median(theirs):.2f}" if theirs else ""
-            print(f"| {row} | {show(ours)} | {show(theirs)} | {ratio} |", flush=True)
+    compare(a.models, a.pairs, lambda m: kigo(a, m), lambda m: llama(a, m), None, a.device)
 
 
 if __name__ == "__main__":
