@@ -84,9 +84,8 @@ func wideShapes(cfg *Config, segments int, gated bool, sharedLimit int) (shapes 
 // the kernel that fits the number of rows.
 type product struct {
 	tiles          int                   // of all matrices; of one with a gate
-	segments       int                   // see executable.segments
 	packed         int                   // 1: weights have fewer than 16 bits
-	part           onePart               // what a launch of one has of it
+	like           *placement            // of the first matrix
 	params         kernels.ProjectParams // what all its launches begin with
 	clusters       map[int]int           // of wide's blocks that fit on the GPU at one time, by their size
 	shapes         []wideShape           // that wide can have
@@ -163,8 +162,7 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 	if gated {
 		warps *= 2
 	}
-	pr := &product{tiles: int(params.Tiles), segments: int(params.Segments), params: params, clusters: x.clusters}
-	pr.part = onePart{p, pr.tiles, pr.segments}
+	pr := &product{tiles: int(params.Tiles), like: p, params: params, clusters: x.clusters}
 	if p.scheme.stepCols > 16 {
 		pr.packed = 1
 	}
@@ -225,9 +223,12 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 	return pr, nil
 }
 
+// part is what a launch of one has of the product.
+func (pr *product) part() onePart { return onePart{pr.like, pr.tiles, int(pr.params.Segments)} }
+
 // takeOne prepares the launch for a single row.
 func (x *executable) takeOne(pr *product) (err error) {
-	pr.one, err = x.newOne(pr.params, pr.part)
+	pr.one, err = x.newOne(pr.params, pr.part())
 	return err
 }
 
@@ -267,8 +268,8 @@ func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
 	switch {
 	case rows == 1 && pr.one != nil:
 		return pr.one
-	case rows <= fewRows && pr.few != nil && (rows < fewRows || pr.wide[0] == nil):
-		return pr.few // of eight rows wide does no less than of 32, and yet takes less (RESULTS.md)
+	case rows <= fewRows && pr.few != nil:
+		return pr.few
 	case pr.wide[0] != nil:
 		return pr.wide[pr.cheapest(rows).kernel]
 	}

@@ -83,7 +83,7 @@ func (x *executable) newProject(op *device.Project) (operation, error) {
 			}
 			o.products = append(o.products, pr)
 			matrices = append(matrices, part...)
-			parts = append(parts, pr.part)
+			parts = append(parts, pr.part())
 		}
 	}
 	if len(parts) == 2 && len(matrices) <= maxMatrices && !gated && len(o.floats) == 0 {
