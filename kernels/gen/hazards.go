@@ -46,7 +46,8 @@ type place struct {
 
 type instruction struct {
 	address, text string
-	op            string // with its modifiers
+	name          string // without modifiers
+	op            string // with them
 	rest          string // behind it
 	conditional   bool
 	target        int // of a branch
@@ -63,6 +64,9 @@ var (
 	wideOne   = regexp.MustCompile(`\.(64|128|M88\.4)(\.|$)`)
 )
 
+// elsewhere are instructions that go to where their text does not say.
+var elsewhere = []string{"BRX", "BRXU", "JMP", "JMX", "JMXU", "CALL", "RET", "BREAK"}
+
 // kernelsOf reads what nvdisasm -c prints, kernel by kernel.
 func kernelsOf(disassembly string) (map[string][]instruction, error) {
 	kernels := map[string][]instruction{}
@@ -75,15 +79,16 @@ func kernelsOf(disassembly string) (map[string][]instruction, error) {
 		} else if m := labelLine.FindStringSubmatch(line); m != nil && name != "" {
 			labels[name][m[1]] = len(kernels[name])
 		} else if m := codeLine.FindStringSubmatch(line); m != nil && name != "" {
+			base, _, _ := strings.Cut(m[3], ".")
 			kernels[name] = append(kernels[name], instruction{
 				address: m[1], text: strings.TrimSpace(m[2] + m[3] + " " + m[4]),
-				op: m[3], rest: m[4], conditional: m[2] != "",
+				name: base, op: m[3], rest: m[4], conditional: m[2] != "",
 			})
 		}
 	}
 	for name, code := range kernels {
 		for i := range code {
-			if code[i].op != "BRA" {
+			if code[i].name != "BRA" {
 				continue
 			}
 			m := aLabel.FindStringSubmatch(code[i].rest)
@@ -104,8 +109,7 @@ func kernelsOf(disassembly string) (map[string][]instruction, error) {
 
 // writes is what an instruction writes.
 func (i *instruction) writes() (r registers) {
-	name, _, _ := strings.Cut(i.op, ".")
-	switch name {
+	switch i.name {
 	case "ST", "STG", "STS", "STL", "RED", "BAR", "SYNCS", "WARPGROUP", "WARPSYNC", "BSSY", "BSYNC", "NOP", "MEMBAR", "ISETP", "FSETP", "R2UR", "UBLKCP", "ELECT":
 		return r // nothing, or what the first operand says is read
 	}
@@ -131,11 +135,13 @@ func (i *instruction) writes() (r registers) {
 }
 
 // overwritten lists the instructions of a kernel that write to operands of a wgmma that
-// may be under way. All ways through the code are followed, but for one kind: those that
-// leave some of a loop's wgmmas out and go round once more. Kernels leave a turn's rest
-// out at the end alone.
+// may be under way, and those with which the search ends, because it cannot tell what
+// comes behind them. All other ways through the code are followed, but for one kind:
+// those that leave some of a loop's wgmmas out and go round once more. Kernels leave a
+// turn's rest out at the end alone.
 func overwritten(code []instruction) []string {
 	found := map[string]bool{}
+	report := func(in *instruction, why string) { found[in.address+": "+in.text+why] = true }
 	begin := place{last: -1}
 	seen := map[place]bool{begin: true}
 	for ways := []place{begin}; len(ways) > 0; {
@@ -154,15 +160,15 @@ func overwritten(code []instruction) []string {
 			}
 		}
 		switch {
-		case strings.HasPrefix(in.op, "HGMMA"):
+		case in.name == "HGMMA":
 			if m := ofWgmma.FindStringSubmatch(in.rest); m != nil {
 				first, _ := strconv.Atoi(m[2])
 				next.open.add(first, 4)
 			}
 			if strings.Contains(in.rest, "gsb0") {
 				if next.groups == mostPending {
-					copy(next.pending[:], next.pending[1:])
-					next.groups--
+					report(in, " (more groups than are followed)")
+					continue
 				}
 				next.pending[next.groups] = next.open
 				next.groups++
@@ -182,7 +188,7 @@ func overwritten(code []instruction) []string {
 				next.groups = left
 			}
 			follow(next)
-		case in.op == "BRA":
+		case in.name == "BRA":
 			if in.conditional {
 				follow(next)
 			}
@@ -190,10 +196,12 @@ func overwritten(code []instruction) []string {
 				next.pc = in.target
 				follow(next)
 			}
-		case in.op == "EXIT", in.op == "RET.REL.NODEC":
+		case in.name == "EXIT":
 			if in.conditional {
 				follow(next)
 			}
+		case slices.Contains(elsewhere, in.name):
+			report(in, " (where to?)")
 		default:
 			w := in.writes()
 			hit := w.meets(&at.open)
@@ -201,7 +209,7 @@ func overwritten(code []instruction) []string {
 				hit = hit || w.meets(&at.pending[i])
 			}
 			if hit {
-				found[in.address+": "+in.text] = true
+				report(in, "")
 			}
 			follow(next)
 		}
@@ -212,7 +220,7 @@ func overwritten(code []instruction) []string {
 // skipped says whether there is a wgmma between two places.
 func skipped(code []instruction, after, before int) bool {
 	for i := after + 1; i < before; i++ {
-		if strings.HasPrefix(code[i].op, "HGMMA") {
+		if code[i].name == "HGMMA" {
 			return true
 		}
 	}

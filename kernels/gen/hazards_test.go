@@ -54,11 +54,22 @@ func TestOverwritten(t *testing.T) {
         /*0030*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
 .L_x_1:
         /*0040*/                   MOV R40, R1 ;`, want: []string{"0040"}},
+		"a branch with modifiers": {code: oneStage + `
+        /*0020*/                   BRA.DIV ~URZ, ` + "`(.L_x_1)" + ` ;
+        /*0030*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+        /*0040*/                   EXIT ;
+.L_x_1:
+        /*0050*/                   MOV R40, R1 ;`, want: []string{"0050"}},
+		"a call": {code: oneStage + `
+        /*0020*/                   CALL.REL.NOINC ` + "`($somewhere)" + ` ;`, want: []string{"0020"}},
+		"too many groups": {code: oneStage + strings.Repeat(`
+        /*0020*/                   HGMMA.64x64x16.F32 R8, R40, gdesc[UR4], R8, gsb0 ;`, mostPending), want: []string{"0020"}},
 		"round a loop": {code: `
 .text.k:
 .L_x_1:
         /*0000*/                   MOV R40, R1 ;
         /*0010*/                   HGMMA.64x64x16.F32 R8, R40, gdesc[UR4], R8, gsb0 ;
+        /*0018*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
         /*0020*/               @P0 BRA ` + "`(.L_x_1)" + ` ;
         /*0030*/                   EXIT ;`, want: []string{"0000"}},
 		"a turn cut short ends the loop": {code: `
@@ -122,7 +133,7 @@ func TestOperandsAreKept(t *testing.T) {
 		for name, code := range all {
 			here := 0
 			for i := range code {
-				if strings.HasPrefix(code[i].op, "HGMMA") {
+				if code[i].name == "HGMMA" {
 					here++
 				}
 			}
