@@ -166,8 +166,8 @@ race() {
 }
 
 # races SUMMARY SECONDS EACH: runs what stdin lists, CASE PLAIN OPTIONS in a line, a few at
-# a time (RACE_JOBS; one a core, at most 10), until so many seconds have passed. With RACE_ENOUGH=1 it ends
-# when the first has shown that nothing needs to be left out.
+# a time (RACE_JOBS; one a core, at most 10), until so many seconds have passed. With
+# RACE_ENOUGH=1 it ends when the first has shown that nothing needs to be left out.
 races() {
 	jobs=${RACE_JOBS:-$(nproc)}
 	[ -n "${RACE_JOBS:-}" ] || [ "$jobs" -le 10 ] || jobs=10

@@ -60,12 +60,6 @@ type Row struct {
 	Work  *Work   `json:"work,omitempty"` // that the limit counts, of one run
 }
 
-// median of values in order: of an even number, between the two in the middle.
-func median(values []float64) float64 {
-	n := len(values)
-	return (values[(n-1)/2] + values[n/2]) / 2
-}
-
 // IsRate says that more is better.
 func (r *Row) IsRate() bool { return strings.HasSuffix(r.Unit, "/s") }
 
@@ -97,6 +91,12 @@ func row(name, unit string, values []float64) Row {
 		Name: name, Unit: unit, Runs: len(values),
 		Median: median(values), Min: values[0], Max: values[len(values)-1],
 	}
+}
+
+// median of values in order: of an even number, between the two in the middle.
+func median(values []float64) float64 {
+	n := len(values)
+	return (values[(n-1)/2] + values[n/2]) / 2
 }
 
 // limited adds a limit to a row.

@@ -87,17 +87,16 @@ func (s *suite) project(t *testing.T) {
 	}
 }
 
-// steps is how many steps of a format's coarsest block are in its largest value, about.
-var steps = map[quant.Type]float64{
-	quant.Q4_0: 8, quant.Q4_1: 7.5, quant.Q5_0: 16, quant.Q5_1: 15.5, quant.Q8_0: 127,
-	quant.Q4_K: 7.5, quant.Q5_K: 15.5, quant.Q6_K: 32,
-}
-
 // Rows of a matrix whose scales are up to 2^20 apart, side by side: a device that has
 // one factor for all scales may be off by 2^-16 of a step of the coarsest, once for the
 // scale and once for the weight, and no more.
 func (s *suite) farScales(t *testing.T) {
 	const out, apart = 40, 5
+	// How many steps of a format's coarsest block are in its largest value, about.
+	steps := map[quant.Type]float64{
+		quant.Q4_0: 8, quant.Q4_1: 7.5, quant.Q5_0: 16, quant.Q5_1: 15.5, quant.Q8_0: 127,
+		quant.Q4_K: 7.5, quant.Q5_K: 15.5, quant.Q6_K: 32,
+	}
 	for _, f := range quant.All() {
 		if f.BlockSize == 1 {
 			continue
