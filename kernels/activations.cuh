@@ -34,6 +34,15 @@ struct Octet {
                 v[i] = at + i < width ? in[at + i] : 0;
         }
     }
+    // By the first-level cache: what no kernel writes, in rows of whole octets.
+    __device__ __forceinline__ void load_constant(const float *in, uint32_t at, uint32_t width) {
+        float4 a = make_float4(0, 0, 0, 0), b = a;
+        if (at < width) {
+            a = __ldg((const float4 *)(in + at));
+            b = __ldg((const float4 *)(in + at + 4));
+        }
+        v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+    }
     __device__ __forceinline__ float squares() const {
         float sum = 0;
 #pragma unroll

@@ -54,7 +54,7 @@ template <class W> __device__ __forceinline__ void few(const ProjectParams &p) {
     float *parts = all.end();
     all.expect(p);
     wait_for_previous();
-    all.round(p, p.rows);
+    all.round(p);
 
     // Two rows for each of the first warps, to finish.
     const uint32_t output_in_tile = threadIdx.x % 16, row = threadIdx.x / 16;

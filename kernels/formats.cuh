@@ -119,7 +119,7 @@ template <int BLOCKS> struct Scales {
 struct WeightsQ8_0 {
     static constexpr uint32_t BYTES[4] = {512, 0, 32, 0};
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane == 0 ? lane * 16 : lane / 4 * 4; }
-    static constexpr int CHUNKS = 2, UNROLL = 4, AT_ONCE = 0, BLOCKS = 3, AHEAD = 4, AHEAD_NARROW = 8;
+    static constexpr int CHUNKS = 2, UNROLL = 4, AT_ONCE = 0, BLOCKS = 2, AHEAD = 4, AHEAD_NARROW = 8;
     static constexpr bool CONVERTED = true;
     typedef Scales<1> Rest;
     uint4 w;

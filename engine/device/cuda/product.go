@@ -175,7 +175,7 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		l.how.Shared = uint32(shared)
 		return l, x.dev.allowShared(l.kernel, shared)
 	}
-	if shared := fewShared(int(params.Stride), warps); shared <= fewSharedLimit {
+	if shared := fewShared(int(params.Stride), warps); shared <= fewSharedLimit && params.Width%8 == 0 {
 		l, err := prepare("few_"+p.scheme.kernel, 32*fewWarps, shared)
 		if err != nil {
 			return nil, err
@@ -257,8 +257,8 @@ func (x *executable) segments(p *placement, gated bool, tiles int) int {
 // fewShared is the dynamic shared memory of kernels/few.cuh, for so many warps of all
 // blocks that share a tile.
 func fewShared(stride, warps int) int {
-	row := 2*stride + 32 + 4*(ceilDiv(stride, runValues)+fewWarps) // see kernels/rows.cuh
-	return fewRows*row + 2*4*warps*tileRows*fewRows
+	row := 2*stride + 32 + 4*ceilDiv(stride, runValues) // see kernels/rows.cuh
+	return fewRows*row + 4*fewWarps + 2*4*warps*tileRows*fewRows
 }
 
 // takes says which kernel multiplies so many rows. Only many and wide need what
