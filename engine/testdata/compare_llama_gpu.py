@@ -2,8 +2,9 @@
 """Measures kigo and llama.cpp side by side on this machine's GPU.
 
 Both run the same model files, one after the other, in pairs whose order alternates;
-nothing else should run meanwhile. Printed are the medians with the extremes, and
-kigo's median over llama.cpp's.
+nothing else should run meanwhile. Each process repeats what it measures and gives the
+median; with many streams, llama.cpp's measures once. Printed are the medians of the
+processes with the extremes, and kigo's median over llama.cpp's.
 
     make build                             # or kigo of `make gpu-bundle`
     pip download --no-binary llama-cpp-python --no-deps llama-cpp-python==0.3.36   # has llama.cpp's source
@@ -23,6 +24,7 @@ llama.cpp has flash attention, all layers on the GPU, and its other defaults.
 import argparse
 import json
 import os
+import statistics
 
 from compare_llama import compare, run
 
@@ -39,7 +41,7 @@ def repeated(flag, values):
 
 
 def kigo(a, model):
-    bench = [a.kigo, "bench", model, "--device", a.device, "--runs", "1", "--generate", str(GENERATE), "--json"]
+    bench = [a.kigo, "bench", model, "--device", a.device, "--runs", str(a.runs), "--generate", str(GENERATE), "--json"]
     report = json.loads(output(bench + repeated("--prompt", a.prompts) + repeated("--context", a.contexts) + repeated("--streams", a.streams)))
     rows = {r["name"]: r["median"] for r in report["results"]}
     found = {f"prefill {n}": rows[f"prefill {n}"] for n in a.prompts}
@@ -49,12 +51,14 @@ def kigo(a, model):
 
 def llama(a, model):
     layers = ["-ngl", "99" if a.device == "cuda" else "0"]
-    bench = [os.path.join(a.llama, "llama-bench"), "-m", model, "-fa", "1", "-r", "1", "-o", "json"] + layers
+    bench = [os.path.join(a.llama, "llama-bench"), "-m", model, "-fa", "1", "-r", str(a.runs), "-o", "json"] + layers
+    bench += ["-p", ",".join(map(str, a.prompts)), "-n", str(GENERATE), "-d", ",".join(map(str, a.contexts))]
     found = {}
-    for r in json.loads(output(bench + ["-n", "0", "-p", ",".join(map(str, a.prompts))])):
-        found[f"prefill {r['n_prompt']}"] = r["avg_ts"]
-    for r in json.loads(output(bench + ["-p", "0", "-n", str(GENERATE), "-d", ",".join(map(str, a.contexts))])):
-        found[f"decode at {r['n_depth']}"] = r["avg_ts"]
+    for r in json.loads(output(bench)):
+        if r["n_gen"]:
+            found[f"decode at {r['n_depth']}"] = statistics.median(r["samples_ts"])
+        elif r["n_depth"] == 0:
+            found[f"prefill {r['n_prompt']}"] = statistics.median(r["samples_ts"])
     if a.streams:
         batched = [os.path.join(a.llama, "llama-batched-bench"), "-m", model, "-fa", "on", "--output-format", "jsonl"] + layers
         sizes = ["-c", str(max(a.streams) * (STREAM_PROMPT + GENERATE)), "-npp", str(STREAM_PROMPT), "-ntg", str(GENERATE)]
@@ -75,7 +79,8 @@ def main():
     p.add_argument("--kigo", default="./kigo")
     p.add_argument("--llama", required=True, help="folder of llama-bench and llama-batched-bench")
     p.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu is for a look at this program itself")
-    p.add_argument("--pairs", type=int, default=3)
+    p.add_argument("--pairs", type=int, default=2)
+    p.add_argument("--runs", type=int, default=5, help="of each process")
     p.add_argument("--prompts", type=numbers, default=[512, 2048])
     p.add_argument("--contexts", type=numbers, default=[0, 4096])
     p.add_argument("--streams", type=numbers, default=[1, 8, 32, 64, 128, 256])
