@@ -212,7 +212,7 @@ func BenchmarkBatch(b *testing.B) {
 						b.ReportMetric(float64(n*rows)/b.Elapsed().Seconds(), "tokens/s")
 					})
 				}
-				if rows != 8 && rows != 32 && rows != 128 && rows != 256 {
+				if rows != 8 && rows != 32 && rows != 64 && rows != 128 && rows != 256 {
 					continue
 				}
 				b.Run(fmt.Sprintf("rows%d/parts", rows), func(b *testing.B) {
