@@ -105,17 +105,16 @@ func (o *attention) run(x *executable, s *stepShape) error {
 	return x.tapValue(o.op.Out, s)
 }
 
-// runOne spreads a row's units over blocks where that gives the multiprocessors more to
-// do. It does not change the result.
+// runOne has blocks walk over the units of a row, or spreads them over blocks; see tile.
+// It does not change the result.
 func (o *attention) runOne(x *executable, s *stepShape) error {
 	l := o.one
 	if o.fused != nil && s.single && !x.watched() {
 		l = o.fused
 	}
 	blocks := o.op.KVHeads * ceilDiv(o.op.Heads/o.op.KVHeads, oneHeads) // of a row and a unit
-	splits := s.splits * (unitTokens / o.unit)
-	if s.alone*blocks >= 4*x.dev.props.SMs || s.alone*blocks > maxCounts ||
-		s.alone*o.op.Heads*splits*(o.op.HeadDim+2) > x.partMax {
+	splits := max(1, s.splits*(unitTokens/o.unit))
+	if s.alone*blocks > maxCounts || s.alone*o.op.Heads*splits*(o.op.HeadDim+2) > x.partMax {
 		splits = 1
 	}
 	p := &l.params
@@ -166,19 +165,24 @@ func groups(p *device.Program) (heads, group int) {
 // 128 where these are enough for most multiprocessors: then keys and values are
 // read half as often.
 func (s *stepShape) tile(step *device.Step, heads, group, multiprocessors int) {
-	many, longest := 0, 0
+	many, units, longest := 0, 0, 0
 	for i := range step.Seqs {
 		q := &step.Seqs[i]
 		if q.Rows > aloneRows {
 			many += q.Rows
-		} else {
-			s.alone += q.Rows
-			longest = max(longest, q.Start+q.Rows)
+			continue
 		}
+		s.alone += q.Rows
+		last := ceilDiv(q.Start+q.Rows, unitTokens)
+		units += q.Rows * last
+		longest = max(longest, last)
 	}
 	// A power of two, so that few different graphs serve a growing sequence.
-	for s.splits = 1; s.splits*unitTokens < longest; {
+	for s.splits = 1; s.splits < longest; {
 		s.splits *= 2
+	}
+	if blocks := heads / group * ceilDiv(group, oneHeads); walks(s.alone*blocks, units*blocks, longest, s.splits, 2*multiprocessors) {
+		s.splits = 0
 	}
 	queries := 64
 	if 4*many*heads >= 3*128*multiprocessors {
@@ -190,6 +194,23 @@ func (s *stepShape) tile(step *device.Step, heads, group, multiprocessors int) {
 			s.tiles += ceilDiv(q.Rows, s.tileRows)
 		}
 	}
+}
+
+// What a unit takes in a block that walks over a row's, in one that has it alone and
+// whose result is folded with others, and what a block takes that has none, in tenths of
+// a microsecond of an H200.
+const (
+	walkUnit  = 47
+	splitUnit = 66
+	splitNone = 10
+)
+
+// walks says whether a block for each of so many rows and KV heads should walk over all
+// units rather than one for each of splits: with enough rows it takes less time, unless
+// a few are much longer than the others. units are those of all, longest of a row and
+// head; so many blocks run at the same time.
+func walks(rows, units, longest, splits, slots int) bool {
+	return max(longest*slots, units)*walkUnit <= units*splitUnit+(rows*splits-units)*splitNone
 }
 
 // tileInts is how many numbers the kernels want of a tile: first row, rows, position

@@ -100,7 +100,7 @@ type stepShape struct {
 
 	// For attention.
 	alone    int // rows that it takes each for itself
-	splits   int // over how many blocks it spreads the positions of such a row, at most
+	splits   int // over how many blocks it spreads the units of such a row, at most; 0: a block walks over them
 	tiles    int // of all other rows
 	tileRows int // of one sequence, in a tile
 }
