@@ -31,11 +31,11 @@ static constexpr uint32_t WIDE_WORKERS = WIDE_WARPS * 32, WIDE_THREADS = WIDE_WO
 // meet in a bank.
 static constexpr uint32_t WIDE_STRIDE = WIDE_OUTPUTS + 4;
 
-// Registers of a thread are what decides over the rest of a shape of N rows: how many
-// groups of four steps of float16 weights are on their way.
+// What there is room for with a shape of N rows, in the registers of a thread: groups of
+// four steps of float16 weights that are on their way.
 template <int N> struct Wide {
     static constexpr int SUMS = N / 2; // of a thread
-    static constexpr int GROUPS = N > 64 ? 4 : 8;
+    static constexpr int GROUPS = N > 64 ? 6 : 8;
     static constexpr uint32_t STAGES = N > 64 ? 5 : 8; // of activations
     static constexpr uint32_t STAGE_BYTES = N * WIDE_COLUMNS * 2;
     static constexpr uint32_t STAGES_BYTES = STAGES * (STAGE_BYTES + 16);
@@ -143,43 +143,44 @@ template <int N> struct Stages {
     __device__ __forceinline__ uint64_t chunk(int n) const { return matrix + n * 2; }
 };
 
-__device__ __forceinline__ void workers_barrier() { asm volatile("bar.sync 1, %0;" ::"n"(WIDE_WORKERS) : "memory"); }
-
-// Sums of 16 outputs of each warp and N rows: v of the segment at hand, total of those
-// before. Where segments are shared, totals come last, and v goes to parts.
+// Sums of 16 outputs of each warp and N rows: v of the segment at hand. In shared memory
+// are those of the segments before: of each its own where segments are shared, and else
+// their sum. Registers would do, too, but there they would take the place of weights that
+// are on their way.
 template <class W, int N> struct WideSums {
-    float v[Wide<N>::SUMS], total[Wide<N>::SUMS];
-    float *parts;                  // null: the warp has all segments
+    float v[Wide<N>::SUMS];
+    float *mine; // the thread's first one in shared memory
+    bool shares;
     uint32_t segment, first, last; // at hand, and those of this warp
     uint32_t end;                  // where the segment ends, in steps
 
-    __device__ __forceinline__ WideSums(const ProjectParams &p, float *parts, uint32_t first, uint32_t last)
-        : parts(parts), segment(first), first(first), last(last), end(wide_segment<W>(first + 1, p)) {
+    __device__ __forceinline__ WideSums(const ProjectParams &p, float *parts, bool shares, uint32_t first, uint32_t last)
+        : mine(parts + threadIdx.x % 4 * 2 * WIDE_STRIDE + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4), shares(shares), segment(first), first(first), last(last), end(wide_segment<W>(first + 1, p)) {
 #pragma unroll
         for (int i = 0; i < Wide<N>::SUMS; i++)
             v[i] = 0;
     }
-    // Where sum i of the thread lies in shared memory: [N rows][128 outputs], or [N rows]
-    // [joint warpgroup][64 outputs].
-    __device__ __forceinline__ static uint32_t place(int i) {
-        const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        return (i / 4 * 8 + lane % 4 * 2 + i % 2) * WIDE_STRIDE + warp * 16 + lane / 4 + i % 4 / 2 * 8;
-    }
+    // How far sum i of the thread lies behind its first one: [N rows][128 outputs], or
+    // [N rows][joint warpgroup][64 outputs].
+    __device__ static constexpr uint32_t offset(int i) { return (i / 4 * 8 + i % 2) * WIDE_STRIDE + i % 4 / 2 * 8; }
     // Closes the segments that end before a step; one may be empty.
     __device__ __forceinline__ void flush(const ProjectParams &p, uint32_t step) {
         while (segment < last && step >= end) {
-            if (parts) {
+            float *to = mine + (shares ? (segment - first) * Wide<N>::SEGMENT : 0);
+            const bool more = segment > first && !shares;
+            // Eight are on their way at a time: more would take the place of weights.
 #pragma unroll
-                for (int i = 0; i < Wide<N>::SUMS; i++)
-                    parts[(segment - first) * Wide<N>::SEGMENT + place(i)] = v[i];
-            } else {
+            for (int i = 0; i < Wide<N>::SUMS; i += 8) {
+                float was[8];
 #pragma unroll
-                for (int i = 0; i < Wide<N>::SUMS; i++)
-                    total[i] = segment ? __fadd_rn(total[i], v[i]) : v[i];
+                for (int k = 0; k < 8; k++)
+                    was[k] = more ? to[offset(i + k)] : 0;
+#pragma unroll
+                for (int k = 0; k < 8; k++) {
+                    to[offset(i + k)] = more ? __fadd_rn(was[k], v[i + k]) : v[i + k];
+                    v[i + k] = 0;
+                }
             }
-#pragma unroll
-            for (int i = 0; i < Wide<N>::SUMS; i++)
-                v[i] = 0;
             segment++;
             end = wide_segment<W>(segment + 1, p);
         }
@@ -319,8 +320,8 @@ template <class W, int N> __device__ __forceinline__ void wide_packed(const Proj
     keep_operands(a[1], p.rows == 0, (uint32_t)__cvta_generic_to_shared(stages.shared));
 }
 
-// Dynamic shared memory: the stages and, where segments are shared, the sums of those of
-// a warp; else these take the stages' place at the end.
+// Dynamic shared memory: the stages; what WideSums has there, for one segment or, where
+// they are shared, for each of a warp's.
 //
 // Grid: (row blocks * blocks of a cluster, blocks of tiles).
 template <class W, int N> __device__ __forceinline__ void wide(const ProjectParams &p) {
@@ -332,7 +333,7 @@ template <class W, int N> __device__ __forceinline__ void wide(const ProjectPara
     // Whose stages the warp uses or asks for, and which it is of those that share segments.
     const uint32_t group = p.joint ? warp < WIDE_WARPS ? warp / 4 : warp - WIDE_WARPS : 0;
     const uint32_t sharers = blocks << p.joint, each = p.segments / sharers, sharer = (rank << p.joint) + group;
-    float *parts = (float *)(shared + (sharers > 1 ? Wide<N>::STAGES_BYTES : 0));
+    float *parts = (float *)(shared + Wide<N>::STAGES_BYTES);
     Stages<N> stages(p, shared, group);
     if (threadIdx.x == 0)
         stages.init();
@@ -353,18 +354,12 @@ template <class W, int N> __device__ __forceinline__ void wide(const ProjectPara
     Place place(p, first_tile + warp % tiles_here);
     const Matrix &m = p.matrix[p.gated ? warp / 4 : place.matrix];
     const uint32_t tile = place.there ? place.tile : 0;
-    WideSums<W, N> sums(p, sharers > 1 ? parts : nullptr, sharer * each, (sharer + 1) * each);
+    WideSums<W, N> sums(p, parts, sharers > 1, sharer * each, (sharer + 1) * each);
     if constexpr (W::CONVERTED)
         wide_packed<W, N>(p, sums, stages, m, tile, begin, end);
     else
         wide_plain<W, N>(p, sums, stages, m, tile, begin, end);
     sums.flush(p, end);
-    if (sharers == 1) {
-        workers_barrier(); // the stages are free
-#pragma unroll
-        for (int i = 0; i < Wide<N>::SUMS; i++)
-            parts[sums.place(i)] = sums.total[i];
-    }
 
     // Through shared memory, so that outputs are written side by side and gates meet.
     wait_for_previous();

@@ -55,12 +55,11 @@ func (s wideShape) shared(segments int) int {
 	if rows > 64 {
 		stages = 5
 	}
-	stages *= rows*wideColumns*2 + 16
-	sums := 4 * rows * (wideOutputs + 4)
-	if s.sharers() == 1 {
-		return max(stages, sums)
+	sums := 1
+	if s.sharers() > 1 {
+		sums = segments / s.sharers()
 	}
-	return stages + segments/s.sharers()*sums
+	return stages*(rows*wideColumns*2+16) + sums*4*rows*(wideOutputs+4)
 }
 
 // wideShapes are the shapes for which there is shared memory.
