@@ -5,6 +5,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,6 +115,8 @@ type bencher struct {
 	engine *engine.Engine // with the model loaded, after loads
 	info   *engine.ModelInfo
 	ids    []int32 // tokens to make prompts of
+
+	prompts int // different ones that were made
 }
 
 // readHeader learns what the model's passes take.
@@ -210,4 +213,4 @@ func (b *bencher) open(set func(*engine.Config)) (*engine.Engine, error) {
 }
 
 // unique sorts a list and drops what is in it twice.
-func unique(list []int) []int { return slices.Compact(slices.Sorted(slices.Values(list))) }
+func unique[T cmp.Ordered](list []T) []T { return slices.Compact(slices.Sorted(slices.Values(list))) }

@@ -123,9 +123,19 @@ func TestStreams(t *testing.T) {
 		t.Errorf("1,025 streams: %v", err)
 	}
 
+	// No prompt begins like one that may be in the cache.
+	b := &bencher{ids: []int32{5, 6, 7, 5}}
+	began := map[[2]int32]bool{}
+	for _, ids := range append(b.different(4), b.different(5)...) {
+		began[[2]int32(ids)] = true
+	}
+	if len(began) != 9 {
+		t.Errorf("9 prompts have %d beginnings", len(began))
+	}
+
 	// The arithmetic, with times that are known.
 	done := 0
-	g := &gathering{n: 2, each: 3, begun: time.Now(), finished: func() { done++ }}
+	g := &gathering{n: 2, each: 3, begun: time.Now(), only: true, finished: func() { done++ }}
 	for _, take := range [][2]int{{0, 1}, {1, 1}, {2, 1}, {0, 1}} { // one has its tokens before the other starts
 		g.take(take[0], take[1])
 	}
