@@ -301,3 +301,43 @@ func TestCacheHangs(t *testing.T) {
 }
 
 var _ device.Device = (*scripted.Sized)(nil)
+
+// Requests that began together want a block at the same time. The memory for it comes a
+// chunk with each step, before they do: none has several chunks to wait for.
+func TestMemoryComesStepByStep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const requests, prompt = 16, 20
+		var mu sync.Mutex
+		maps := []int{0} // before each step
+		script := func(call string, _ int) error {
+			mu.Lock()
+			defer mu.Unlock()
+			switch call {
+			case "Map":
+				maps[len(maps)-1]++
+			case "Run":
+				maps = append(maps, 0)
+			}
+			return nil
+		}
+		e, _ := sizedEngine(t, engine.Config{MaxConcurrent: requests, CacheTokens: 900 * 16, ChunkRows: 512}, 64<<20, script)
+		loadTiny(t, e, "tiny", 1, false)
+		var all sync.WaitGroup
+		for i := range requests {
+			r := pacedRequest(i, prompt, 0, 200)
+			s := submit(t, e, r)
+			all.Go(func() { says(t, fmt.Sprintf("request %d", i), s, r) })
+		}
+		all.Wait()
+		if s := settled(t, e); s.KVMapped < requests*(prompt+200)/16 {
+			t.Errorf("%+v", s)
+		}
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+		const began = 10 // steps, and all prompts are processed
+		if len(maps) < 200 || slices.Max(maps[:began]) < 2 || slices.Max(maps[began:]) != 1 {
+			t.Errorf("chunks that were mapped before each step: %d", maps)
+		}
+	})
+}

@@ -187,7 +187,7 @@ func (e *episode) step() error {
 		return nil
 	}
 	before, count := e.places()
-	enough, places := e.pool.Free() >= e.s.Wanted(), e.cfg.MaxRunning-e.s.Running()
+	enough, places := e.pool.Free() >= e.s.Wanted()-e.s.Later(), e.cfg.MaxRunning-e.s.Running()
 	p, err := e.begin()
 	if err != nil {
 		return err
@@ -196,7 +196,8 @@ func (e *episode) step() error {
 		return err
 	}
 	e.starved += e.s.Starved()
-	// Where Wanted has counted all who may come in, all do, and nobody goes for them.
+	// Where Wanted has counted all who may come in, all do, and nobody goes for them. What
+	// Later counts is not missed.
 	// Whoever expired in this step was one of those that were counted.
 	if waiting := count["queued"] + count["starved"]; enough && waiting <= places && count["held"] == 0 {
 		least := count["running"] + waiting - len(p.Expired)

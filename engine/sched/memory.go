@@ -66,6 +66,23 @@ func (s *Scheduler) Wanted() int {
 	return wanted
 }
 
+// Later is how many of the blocks that are wanted need not be there for the next two
+// plans: sequences will grow into them afterwards. None while somebody waits who could
+// come in.
+func (s *Scheduler) Later() int {
+	if s.Waiting() > 0 && len(s.running) < s.cfg.MaxRunning {
+		return 0
+	}
+	later := 0
+	for _, q := range s.running {
+		if !q.paused {
+			soon := max(len(q.blocks), s.pool.BlocksFor(min(q.known+2, q.most)))
+			later += max(0, s.need(q)-soon)
+		}
+	}
+	return later
+}
+
 // need is how many blocks a sequence has or its tokens take, and one more if it is to
 // grow: the last token is not processed.
 func (s *Scheduler) need(q *sequence) int {

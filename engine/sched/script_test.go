@@ -128,7 +128,7 @@ func (m *machine) do(line string) error {
 		}
 		return m.w.memory(0, n, true)
 	case "wanted":
-		m.print("wanted %d, free %d, cached %d", m.w.s.Wanted(), m.w.pool.Free(), m.w.pool.Cached())
+		m.print("wanted %d, %d of them later; free %d, cached %d", m.w.s.Wanted(), m.w.s.Later(), m.w.pool.Free(), m.w.pool.Cached())
 		return nil
 	case "stats":
 		st := m.w.s.Stats()

@@ -205,12 +205,12 @@ var (
 
 // ahead plans a step behind the one in flight. When it must be possible it is.
 func (w *world) ahead() (*sched.Plan, error) {
-	free, wanted := w.pool.Free(), w.s.Wanted()
+	free, wanted := w.pool.Free(), w.s.Wanted()-w.s.Later()
 	p, ok := w.s.Ahead(w.now)
 	if !ok {
 		if len(w.flights) == 1 && !w.flights[0].lost && len(w.late) == 0 {
 			if w.refused++; wanted <= free {
-				return nil, fmt.Errorf("no step is planned ahead, with %d blocks free and %d wanted", free, wanted)
+				return nil, fmt.Errorf("no step is planned ahead, with %d blocks free and %d wanted soon", free, wanted)
 			}
 		}
 		return nil, errNotAhead
