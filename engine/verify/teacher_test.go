@@ -176,7 +176,7 @@ func TestPathsGiveTheSameLogits(t *testing.T) {
 			}
 			var want []float32
 			for _, path := range paths {
-				f := newForcer(t, filepath.Join("..", "..", "models", models[name]), path)
+				f := newForcer(t, testenv.Model(t, models[name]), path)
 				got, err := f.exec.Run(step)
 				if err != nil {
 					t.Fatal(err)

@@ -58,3 +58,38 @@ func TestTilesHaveEveryRow(t *testing.T) {
 		}
 	}
 }
+
+// Blocks walk over the units of rows that are many and alike; a row that is alone, or
+// much longer than the others, is spread. 32 heads, of which 4 share a KV head each,
+// on 132 multiprocessors: what was measured is in kernels/lab/README.md.
+func TestWalks(t *testing.T) {
+	for _, c := range []struct {
+		what          string
+		rows, context int
+		longest       int // context of one of them, if not 0
+		splits        int
+	}{
+		{"one row of a unit", 1, 100, 0, 1},
+		{"one row", 1, 193, 0, 2},
+		{"one long row", 1, 4000, 0, 32},
+		{"a few rows", 16, 193, 0, 2},
+		{"enough rows", 32, 193, 0, 0},
+		{"many rows", 256, 193, 0, 0},
+		{"many long rows", 64, 4000, 0, 0},
+		{"a long one among them", 64, 193, 12800, 128},
+		{"a long one among more than can be spread in the time", 256, 193, 12800, 0},
+	} {
+		step := &device.Step{}
+		for i := range c.rows {
+			context := c.context
+			if i == 0 && c.longest > 0 {
+				context = c.longest
+			}
+			step.Tokens = append(step.Tokens, 0)
+			step.Seqs = append(step.Seqs, device.SeqRows{Rows: 1, Start: context - 1})
+		}
+		if got := cuda.Splits(step, 32, 4, 132); got != c.splits {
+			t.Errorf("%s: %d splits, want %d", c.what, got, c.splits)
+		}
+	}
+}

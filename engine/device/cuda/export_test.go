@@ -134,6 +134,14 @@ func Tiles(step *device.Step, heads, group, multiprocessors, blockSize int) (alo
 	return s.alone, tiles
 }
 
+// Splits is over how many blocks attention spreads the positions of a row at most, on a
+// GPU with so many multiprocessors; 0: a block walks over them.
+func Splits(step *device.Step, heads, group, multiprocessors int) int {
+	s := stepShape{rows: len(step.Tokens)}
+	s.tile(step, heads, group, multiprocessors)
+	return s.splits
+}
+
 // WithLogitBytes is a configuration with room for so many bytes of logits at a time.
 func WithLogitBytes(cfg Config, bytes int) Config {
 	cfg.logitBytes = bytes
