@@ -25,8 +25,9 @@ func (a *app) benchCommand() *cobra.Command {
 		Long: `Measures, in this process, how long a model file takes to load (read, proven and
 ready for the first token), how fast its tokenizer is, and how many tokens a second
 it processes of a prompt and generates after one, one request at a time, and with
---streams of many at one time. Each figure is the median of several runs, with the
-extremes beside it.
+--streams of many at one time: in all, from the first request on until each has its
+tokens, and generating, while all of them do, from the same length on. Each figure is the
+median of several runs, with the extremes beside it.
 
 Beside a figure stands the most that the device could do, and the share of it. A token
 cannot be generated faster than the weights and the context's keys and values are
