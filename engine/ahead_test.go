@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"kigo/engine"
@@ -198,53 +199,55 @@ func TestMissedTokensAreComputedAgain(t *testing.T) {
 // Streams that are cancelled, expire, or are not read while steps are under way leave
 // nothing behind, and the others go on.
 func TestLeavingWhileStepsAreUnderWay(t *testing.T) {
-	e := paced(t, engine.Config{MaxConcurrent: 20, CacheTokens: 40 * 16, StreamBuffer: 8, SlowReader: 20 * time.Millisecond}, scripted.Pace{Step: 50 * time.Microsecond})
-	var all sync.WaitGroup
-	for i := range 120 {
-		ctx, cancel := context.WithCancel(t.Context())
-		if i%6 == 1 {
-			ctx, cancel = context.WithTimeout(t.Context(), time.Duration(1+i)*100*time.Microsecond)
-		}
-		r := pacedRequest(i, 1+i*13%60, 0, 1+i*37%120)
-		r.Samples = 1 + i/6%3
-		s, err := e.Submit(ctx, r)
-		if err != nil {
-			cancel()
-			continue // it is late already, or there is no room
-		}
-		all.Go(func() {
-			defer cancel()
-			want := pacedText(r.Tokens, r.MaxTokens)
-			got, events := make([][]int32, r.Samples), 0
-			for {
-				ev, err := s.Next(t.Context())
-				if err != nil || ev.End != nil {
-					leaves := i%6 >= 1 && i%6 <= 3
-					for _, got := range got {
-						if !slices.Equal(got, want[:len(got)]) || !leaves && (err != nil || len(got) != len(want)) {
-							t.Errorf("stream %d: %v (%v), want %v", i, got, err, want)
-						}
-					}
-					return
-				}
-				got[ev.Tokens.Sample] = append(got[ev.Tokens.Sample], ev.Tokens.IDs...)
-				switch events++; {
-				case i%6 == 2 && events > i%10:
-					s.Cancel()
-				case i%6 == 3 && events == 2:
-					time.Sleep(40 * time.Millisecond) // longer than SlowReader
-				}
+	synctest.Test(t, func(t *testing.T) {
+		e := paced(t, engine.Config{MaxConcurrent: 20, CacheTokens: 40 * 16, StreamBuffer: 8, SlowReader: 20 * time.Millisecond}, scripted.Pace{Step: 50 * time.Microsecond})
+		var all sync.WaitGroup
+		for i := range 120 {
+			ctx, cancel := context.WithCancel(t.Context())
+			if i%6 == 1 {
+				ctx, cancel = context.WithTimeout(t.Context(), time.Duration(1+i)*100*time.Microsecond)
 			}
-		})
-	}
-	all.Wait()
-	settled(t, e)
-	if err := e.CheckSchedulers(); err != nil {
-		t.Error(err)
-	}
-	if e.Stats().StepsAhead.Load() == 0 {
-		t.Error("no step began ahead")
-	}
+			r := pacedRequest(i, 1+i*13%60, 0, 1+i*37%120)
+			r.Samples = 1 + i/6%3
+			s, err := e.Submit(ctx, r)
+			if err != nil {
+				cancel()
+				continue // it is late already, or there is no room
+			}
+			all.Go(func() {
+				defer cancel()
+				want := pacedText(r.Tokens, r.MaxTokens)
+				got, events := make([][]int32, r.Samples), 0
+				for {
+					ev, err := s.Next(t.Context())
+					if err != nil || ev.End != nil {
+						leaves := i%6 >= 1 && i%6 <= 3
+						for _, got := range got {
+							if !slices.Equal(got, want[:len(got)]) || !leaves && (err != nil || len(got) != len(want)) {
+								t.Errorf("stream %d: %v (%v), want %v", i, got, err, want)
+							}
+						}
+						return
+					}
+					got[ev.Tokens.Sample] = append(got[ev.Tokens.Sample], ev.Tokens.IDs...)
+					switch events++; {
+					case i%6 == 2 && events > i%10:
+						s.Cancel()
+					case i%6 == 3 && events == 2:
+						time.Sleep(40 * time.Millisecond) // longer than SlowReader
+					}
+				}
+			})
+		}
+		all.Wait()
+		settled(t, e)
+		if err := e.CheckSchedulers(); err != nil {
+			t.Error(err)
+		}
+		if e.Stats().StepsAhead.Load() == 0 {
+			t.Error("no step began ahead")
+		}
+	})
 }
 
 // A reader that does not read has no more tokens kept for it than there is room for,
