@@ -41,8 +41,7 @@ type kvMemory struct {
 // while another model is being loaded, which needs it more, and not once there is one.
 //
 // What can wait comes step by step: sequences that began together want a block at the same
-// time, as much memory for all of them as takes longer to map than a step, while a part
-// of it each time is there before anybody notices.
+// time, and no step should have to wait for the memory of all of them.
 func (o *owner) supply(m *served, now time.Time) (again time.Time) {
 	pool := m.sched.Pool()
 	if pool.Limit() == pool.Total() {
@@ -55,8 +54,8 @@ func (o *owner) supply(m *served, now time.Time) (again time.Time) {
 		return again
 	}
 	if !now.Before(m.memory.again) {
-		part := (lack + pool.BlockSize() - 1) / pool.BlockSize() // so many steps until a sequence wants another block
-		_ = o.grow(m, max(lack-m.sched.Later(), part))           // which has dealt with it
+		part := (lack + pool.BlockSize() - 1) / pool.BlockSize() // a sequence wants a block in so many steps
+		_ = o.grow(m, max(lack-m.sched.Later(), part))           // which has dealt with any error
 	}
 	if needed && m.memory.short {
 		again = m.memory.again

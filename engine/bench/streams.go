@@ -28,7 +28,8 @@ const tries = 10
 func (b *bencher) streams(ctx context.Context) error {
 	for _, n := range unique(b.Streams) {
 		name := fmt.Sprintf("streams %d", n)
-		// Of each prompt a block is left to be processed.
+		// Those of whose prompts the last block is processed first generate meanwhile; how
+		// many tokens depends on the chunks.
 		most := streamPrompt + b.Generate + n*streamPrompt/16 + 16
 		if most > b.info.TrainContext {
 			if most = b.info.TrainContext; streamPrompt+2*b.Generate > most {

@@ -196,9 +196,9 @@ func (e *episode) step() error {
 		return err
 	}
 	e.starved += e.s.Starved()
-	// Where Wanted has counted all who may come in, all do, and nobody goes for them. What
-	// Later counts is not missed.
-	// Whoever expired in this step was one of those that were counted.
+	// Where Wanted has counted all who may come in, all do, and nobody goes for them: what
+	// Later counts is not missed. Whoever expired in this step was one of those that were
+	// counted.
 	if waiting := count["queued"] + count["starved"]; enough && waiting <= places && count["held"] == 0 {
 		least := count["running"] + waiting - len(p.Expired)
 		if e.s.Running() < least || len(p.Preempted) > 0 {
