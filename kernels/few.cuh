@@ -6,7 +6,7 @@
 // segment of both matrices. Where there are too few tiles to keep all
 // multiprocessors busy, two blocks in a cluster share a tile's segments: the
 // second leaves its sums in the shared memory of the first.
-static constexpr uint32_t FEW_WARPS = 8;
+static constexpr uint32_t FEW_WARPS = Rows::WARPS;
 
 // Stores to the shared memory of the cluster's first block.
 __device__ __forceinline__ void store_first(float *at, float v) {
@@ -27,7 +27,7 @@ __device__ __forceinline__ void store_first(float *at, float v) {
 // of the segments of two tiles, [2][matrix][segment][16 outputs][8 rows].
 template <class W> __device__ __forceinline__ void few(const ProjectParams &p) {
     extern __shared__ __align__(16) char shared[];
-    constexpr uint32_t ROWS = 8;
+    constexpr uint32_t ROWS = Rows::ROWS;
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t part_warps = p.segments << p.gated;
     let_next_start();
@@ -50,7 +50,7 @@ template <class W> __device__ __forceinline__ void few(const ProjectParams &p) {
                 load(w[u], at, u);
     };
     load_first();
-    Rows<FEW_WARPS, ROWS> all(p, shared);
+    Rows all(p, shared);
     float *parts = all.end();
     all.expect(p);
     wait_for_previous();

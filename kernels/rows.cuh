@@ -10,8 +10,8 @@
 //
 // All rows come at the same time. Each is a warp's, or that of two, four or eight, as many
 // as there are for each: they take its runs in turns.
-template <int WARPS, int ROWS> struct Rows {
-    static_assert(WARPS == 8 && ROWS == 8);
+struct Rows {
+    static constexpr int WARPS = 8, ROWS = 8; // of the block, and at most
     static constexpr int AT_ONCE = 4; // runs of a warp that are on their way before the first is used
     char *half;
     float *squares, *largest;

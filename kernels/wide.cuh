@@ -155,7 +155,8 @@ template <class W, int N> struct WideSums {
     uint32_t end;                  // where the segment ends, in steps
 
     __device__ __forceinline__ WideSums(const ProjectParams &p, float *parts, bool shares, uint32_t first, uint32_t last)
-        : mine(parts + threadIdx.x % 4 * 2 * WIDE_STRIDE + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4), shares(shares), segment(first), first(first), last(last), end(wide_segment<W>(first + 1, p)) {
+        : mine(parts + threadIdx.x % 4 * 2 * WIDE_STRIDE + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4),
+          shares(shares), segment(first), first(first), last(last), end(wide_segment<W>(first + 1, p)) {
 #pragma unroll
         for (int i = 0; i < Wide<N>::SUMS; i++)
             v[i] = 0;
