@@ -21,25 +21,21 @@
 // place of those there are; a block has as many on their way as without, but needs
 // activations twice as fast. It is not for matrices with a gate.
 #pragma once
-#include "project.cuh"
+#include "ending.cuh"
 #include "wgmma.cuh"
 
-static constexpr uint32_t WIDE_WARPS = 8, WIDE_OUTPUTS = 128, WIDE_COLUMNS = 64;
-static constexpr uint32_t WIDE_WORKERS = WIDE_WARPS * 32, WIDE_THREADS = WIDE_WORKERS + 128;
+static constexpr uint32_t WIDE_COLUMNS = 64, WIDE_THREADS = WIDE_WORKERS + 128;
 
-// Of a row's sums in shared memory, in floats: neither writers nor readers of a warp
-// meet in a bank.
-static constexpr uint32_t WIDE_STRIDE = WIDE_OUTPUTS + 4;
-
-// What there is room for with a shape of N rows, in the registers of a thread: groups of
-// four steps of float16 weights that are on their way.
-template <int N> struct Wide {
-    static constexpr int SUMS = N / 2; // of a thread
-    static constexpr int GROUPS = N > 64 ? 6 : 8;
+// What there is room for with a shape of N rows and TILES tiles of 16 outputs for a warp.
+template <int N, int TILES> struct Wide {
+    static constexpr int SUMS = N / 2; // of a thread and tile
+    // Float16 weights are on their way in groups, of so many chunks of all tiles.
+    static constexpr int CHUNKS = 4 / TILES, GROUPS = N <= 64 ? 8 : TILES > 1 ? 5 : 6;
     static constexpr uint32_t STAGES = N > 64 ? 5 : 8; // of activations
     static constexpr uint32_t STAGE_BYTES = N * WIDE_COLUMNS * 2;
     static constexpr uint32_t STAGES_BYTES = STAGES * (STAGE_BYTES + 16);
-    static constexpr uint32_t SEGMENT = N * WIDE_STRIDE; // floats of one segment's sums
+    static constexpr uint32_t STRIDE = WIDE_OUTPUTS * TILES + 4; // floats from a row's sums to the next row's
+    static constexpr uint32_t SEGMENT = N * STRIDE;              // of one segment
 };
 
 // segment_begin with the power of two found again: kept as long as this one is needed,
@@ -57,30 +53,13 @@ __device__ __forceinline__ uint32_t cluster_size() {
     return n;
 }
 
-// Where what is at `at` here is in the shared memory of a block of the cluster.
-__device__ __forceinline__ uint32_t shared_of(const float *at, uint32_t rank) {
-    uint32_t local = (uint32_t)__cvta_generic_to_shared(at), remote = local;
-#if __CUDA_ARCH__ >= 900
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(rank));
-#endif
-    return remote;
-}
-// A float from there; 0, with nothing read, if !wanted.
-__device__ __forceinline__ float load_shared(uint32_t at, bool wanted) {
-    float v = 0;
-#if __CUDA_ARCH__ >= 900
-    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %2, 0;\n@p ld.shared::cluster.f32 %0, [%1];\n}" : "+f"(v) : "r"(at), "r"((int)wanted) : "memory");
-#endif
-    return v;
-}
-
 // The stages of activations on their way through shared memory: first the halves of
 // all of them, then the barriers: full ones, where copies arrive, and empty ones, where
 // the warps do that have done with a stage. Warps that use them and the one that asks
 // for them go through the places in the same order: all, or every second one, from the
 // number of their group on.
 template <int N> struct Stages {
-    static constexpr uint32_t COUNT = Wide<N>::STAGES, BYTES = Wide<N>::STAGE_BYTES;
+    static constexpr uint32_t COUNT = Wide<N, 1>::STAGES, BYTES = Wide<N, 1>::STAGE_BYTES;
     const ProjectParams &p;
     char *shared;
     uint64_t *full, *empty;
@@ -143,43 +122,46 @@ template <int N> struct Stages {
     __device__ __forceinline__ uint64_t chunk(int n) const { return matrix + n * 2; }
 };
 
-// Sums of 16 outputs of each warp and N rows: v of the segment at hand. In shared memory
+// Sums of a warp's tiles and N rows: v of the segment at hand. In shared memory
 // are those of the segments before: of each its own where segments are shared, and else
 // their sum. Registers would do, too, but there they would take the place of weights that
 // are on their way.
-template <class W, int N> struct WideSums {
-    float v[Wide<N>::SUMS];
+template <class W, int N, int TILES> struct WideSums {
+    typedef Wide<N, TILES> Shape;
+    float v[TILES][Shape::SUMS];
     float *mine; // the thread's first one in shared memory
     bool shares;
     uint32_t segment, first, last; // at hand, and those of this warp
     uint32_t end;                  // where the segment ends, in steps
 
     __device__ __forceinline__ WideSums(const ProjectParams &p, float *parts, bool shares, uint32_t first, uint32_t last)
-        : mine(parts + threadIdx.x % 4 * 2 * WIDE_STRIDE + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4),
+        : mine(parts + threadIdx.x % 4 * 2 * Shape::STRIDE + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4),
           shares(shares), segment(first), first(first), last(last), end(wide_segment<W>(first + 1, p)) {
 #pragma unroll
-        for (int i = 0; i < Wide<N>::SUMS; i++)
-            v[i] = 0;
+        for (int t = 0; t < TILES; t++)
+#pragma unroll
+            for (int i = 0; i < Shape::SUMS; i++)
+                v[t][i] = 0;
     }
-    // How far sum i of the thread lies behind its first one: [N rows][128 outputs], or
-    // [N rows][joint warpgroup][64 outputs].
-    __device__ static constexpr uint32_t offset(int i) { return (i / 4 * 8 + i % 2) * WIDE_STRIDE + i % 4 / 2 * 8; }
+    // How far sum i of a tile lies behind its first one: [N rows][tile of the warp][128
+    // outputs], or [N rows][joint warpgroup][64 outputs].
+    __device__ static constexpr uint32_t offset(int i) { return (i / 4 * 8 + i % 2) * Shape::STRIDE + i % 4 / 2 * 8; }
     // Closes the segments that end before a step; one may be empty.
     __device__ __forceinline__ void flush(const ProjectParams &p, uint32_t step) {
         while (segment < last && step >= end) {
-            float *to = mine + (shares ? (segment - first) * Wide<N>::SEGMENT : 0);
+            float *to = mine + (shares ? (segment - first) * Shape::SEGMENT : 0);
             const bool more = segment > first && !shares;
             // Eight are on their way at a time: more would take the place of weights.
 #pragma unroll
-            for (int i = 0; i < Wide<N>::SUMS; i += 8) {
-                float was[8];
+            for (int i = 0; i < TILES * Shape::SUMS; i += 8) {
+                float *at = to + i / Shape::SUMS * WIDE_OUTPUTS, *sums = v[i / Shape::SUMS] + i % Shape::SUMS, was[8];
 #pragma unroll
                 for (int k = 0; k < 8; k++)
-                    was[k] = more ? to[offset(i + k)] : 0;
+                    was[k] = more ? at[offset(i % Shape::SUMS + k)] : 0;
 #pragma unroll
                 for (int k = 0; k < 8; k++) {
-                    to[offset(i + k)] = more ? __fadd_rn(was[k], v[i + k]) : v[i + k];
-                    v[i + k] = 0;
+                    at[offset(i % Shape::SUMS + k)] = more ? __fadd_rn(was[k], sums[k]) : sums[k];
+                    sums[k] = 0;
                 }
             }
             segment++;
@@ -188,56 +170,78 @@ template <class W, int N> struct WideSums {
     }
 };
 
-// Weights in float16: a stage's four chunks one after another, while the stage before is
-// still being multiplied. Segments begin with a stage.
-template <class W, int N> __device__ __forceinline__ void wide_plain(const ProjectParams &p, WideSums<W, N> &sums, Stages<N> &stages, const Matrix &m, uint32_t tile, uint32_t begin, uint32_t end) {
-    constexpr int GROUPS = Wide<N>::GROUPS;
+// A matrix and a tile of it.
+struct Tile {
+    const Matrix *matrix;
+    uint32_t number;
+};
+
+// Weights in float16: group after group of chunks, while the group before is still being
+// multiplied. Segments begin with a stage, of four chunks.
+template <class W, int N, int TILES> __device__ __forceinline__ void wide_plain(const ProjectParams &p, WideSums<W, N, TILES> &sums, Stages<N> &stages, const Tile *tile, uint32_t begin, uint32_t end) {
+    typedef Wide<N, TILES> Shape;
+    constexpr int CHUNKS = Shape::CHUNKS, GROUPS = Shape::GROUPS, PARTS = 4 / CHUNKS; // of a stage
+    constexpr int TURN = GROUPS % PARTS ? GROUPS * PARTS : GROUPS;
     const uint32_t first = begin / 4, whole = end / 4; // the stage at the end may be cut short
     // Loads have no condition, so that they can go straight to where wgmma reads: those
-    // beyond the last stage read it once more.
-    Cursor at = cursor<W>(m, tile, p.steps, begin, threadIdx.x % 32);
-    W w[GROUPS][4];
-    auto load_stage = [&](W *to, uint32_t stage) {
+    // beyond the last group read it once more.
+    Cursor at[TILES];
 #pragma unroll
-        for (int u = 0; u < 4; u++)
-            load(to[u], at, u);
-        if (stage + 1 < whole)
-            advance<W>(at, 4);
+    for (int t = 0; t < TILES; t++)
+        at[t] = cursor<W>(*tile[t].matrix, tile[t].number, p.steps, begin, threadIdx.x % 32);
+    W w[GROUPS][TILES][CHUNKS];
+    auto load_group = [&](W (*to)[CHUNKS], uint32_t group) {
+#pragma unroll
+        for (int t = 0; t < TILES; t++) {
+#pragma unroll
+            for (int u = 0; u < CHUNKS; u++)
+                load(to[t][u], at[t], u);
+            if (group + 1 < whole * PARTS)
+                advance<W>(at[t], CHUNKS);
+        }
     };
     if (first < whole)
 #pragma unroll
         for (int g = 0; g < GROUPS; g++)
-            load_stage(w[g], first + g);
+            load_group(w[g], first * PARTS + g);
     stages.go_on();
     if (first < whole)
         stages.wait();
 #pragma unroll 1
-    for (uint32_t stage = first; stage < whole; stage += GROUPS) {
+    for (uint32_t stage = first; stage < whole; stage += TURN / PARTS) {
 #pragma unroll
-        for (int g = 0; g < GROUPS; g++) {
-            const uint32_t now = stage + g;
-            if (now >= whole)
+        for (int i = 0; i < TURN; i++) {
+            const int g = i % GROUPS, part = i % PARTS;
+            const uint32_t now = stage + i / PARTS;
+            if (part == 0 && now >= whole)
                 break;
-            uint32_t a[4][4];
+            uint32_t a[TILES][CHUNKS][4];
 #pragma unroll
-            for (int u = 0; u < 4; u++)
-                w[g][u].fragments(a + u, 0, {}, 0);
-            if (now * 4 >= sums.end) {
+            for (int t = 0; t < TILES; t++)
+#pragma unroll
+                for (int u = 0; u < CHUNKS; u++)
+                    w[g][t][u].fragments(a[t] + u, 0, {}, 0);
+            if (part == 0 && now * 4 >= sums.end) {
                 wgmma_wait<0>();
                 sums.flush(p, now * 4);
             }
             wgmma_fence();
 #pragma unroll
-            for (int u = 0; u < 4; u++)
-                wgmma<N>(sums.v, a[u], stages.chunk(u), true);
+            for (int u = 0; u < CHUNKS; u++)
+#pragma unroll
+                for (int t = 0; t < TILES; t++)
+                    wgmma<N>(sums.v[t], a[t][u], stages.chunk(part * CHUNKS + u), true);
             wgmma_commit();
-            // All but the last two stages have been multiplied: their registers are free.
-            if (now >= first + 2)
-                load_stage(w[(g + GROUPS - 2) % GROUPS], now - 2 + GROUPS);
-            stages.go_on();
+            // All but the last two groups have been multiplied: their registers are free.
+            if (now * PARTS + part >= first * PARTS + 2)
+                load_group(w[(g + GROUPS - 2) % GROUPS], now * PARTS + part - 2 + GROUPS);
+            const bool last = part == PARTS - 1; // of the stage
+            if (last)
+                stages.go_on();
             wgmma_wait<1>();
-            stages.leave<2>(now > first);
-            if (now + 1 < whole)
+            if (part == 0)
+                stages.template leave<PARTS == 1 ? 2 : 1>(now > first);
+            if (last && now + 1 < whole)
                 stages.wait();
         }
     }
@@ -245,19 +249,22 @@ template <class W, int N> __device__ __forceinline__ void wide_plain(const Proje
     if (whole * 4 == end)
         return;
     sums.flush(p, whole * 4);
-    at = cursor<W>(m, tile, p.steps, whole * 4, threadIdx.x % 32);
     stages.wait();
 #pragma unroll
-    for (int u = 0; u < 3; u++)
-        if (whole * 4 + u < end) {
-            uint32_t a[1][4];
-            load(w[0][0], at, u);
-            w[0][0].fragments(a, 0, {}, 0);
-            wgmma_fence();
-            wgmma<N>(sums.v, a[0], stages.chunk(u), true);
-            wgmma_commit();
-            wgmma_wait<0>();
-        }
+    for (int t = 0; t < TILES; t++) {
+        at[t] = cursor<W>(*tile[t].matrix, tile[t].number, p.steps, whole * 4, threadIdx.x % 32);
+#pragma unroll
+        for (int u = 0; u < 3; u++)
+            if (whole * 4 + u < end) {
+                uint32_t a[1][4];
+                load(w[0][0][0], at[t], u);
+                w[0][0][0].fragments(a, 0, {}, 0);
+                wgmma_fence();
+                wgmma<N>(sums.v[t], a[0], stages.chunk(u), true);
+                wgmma_commit();
+                wgmma_wait<0>();
+            }
+    }
 }
 
 // Weights that become float16 first: a stage's are made while the stage before is still
@@ -267,12 +274,12 @@ template <class W, int N> __device__ __forceinline__ void wide_plain(const Proje
 // No branch may come between two wgmmas of a turn, or the assembler would have them
 // wait for each other. So a turn always has all its stages: beyond the last one,
 // weights are 0 and meet its activations once more.
-template <class W, int N> __device__ __forceinline__ void wide_packed(const ProjectParams &p, WideSums<W, N> &sums, Stages<N> &stages, const Matrix &m, uint32_t tile, uint32_t begin, uint32_t end) {
+template <class W, int N> __device__ __forceinline__ void wide_packed(const ProjectParams &p, WideSums<W, N, 1> &sums, Stages<N> &stages, const Tile &tile, uint32_t begin, uint32_t end) {
     constexpr int AHEAD = N > 64 ? W::AHEAD : W::AHEAD_NARROW;
     constexpr int STEPS = W::CHUNKS < 4 ? 4 / W::CHUNKS : 1; // of a stage
     const uint32_t lane = threadIdx.x % 32;
-    const float up = m.up;
-    Cursor at = cursor<W>(m, tile, p.steps, begin, lane);
+    const float up = tile.matrix->up;
+    Cursor at = cursor<W>(*tile.matrix, tile.number, p.steps, begin, lane);
     W w[AHEAD] = {};
 #pragma unroll
     for (int u = 0; u < AHEAD; u++)
@@ -309,7 +316,7 @@ template <class W, int N> __device__ __forceinline__ void wide_packed(const Proj
                 wgmma_fence();
 #pragma unroll
                 for (int c = 0; c < 4; c++)
-                    wgmma<N>(sums.v, now[c], stages.chunk(c), true);
+                    wgmma<N>(sums.v[0], now[c], stages.chunk(c), true);
                 wgmma_commit();
                 wgmma_wait<1>();
                 stages.leave<1>(there && (step + u > begin || part > 0));
@@ -325,23 +332,25 @@ template <class W, int N> __device__ __forceinline__ void wide_packed(const Proj
 // they are shared, for each of a warp's.
 //
 // Grid: (row blocks * blocks of a cluster, blocks of tiles).
-template <class W, int N> __device__ __forceinline__ void wide(const ProjectParams &p) {
+template <class W, int N, int TILES = 1> __device__ __forceinline__ void wide(const ProjectParams &p) {
+    typedef Wide<N, TILES> Shape;
     extern __shared__ __align__(1024) char shared[];
-    const uint32_t warp = __shfl_sync(~0u, threadIdx.x / 32, 0), tiles_here = p.gated || p.joint ? 4 : 8;
+    const uint32_t warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    const uint32_t tiles_here = WIDE_WARPS * TILES >> (p.gated | p.joint); // of each matrix with a gate
     const uint32_t blocks = cluster_size(), rank = blocks > 1 ? cluster_rank() : 0;
     const uint32_t first_row = blockIdx.x / blocks * N, first_tile = blockIdx.y * tiles_here;
     let_next_start();
     // Whose stages the warp uses or asks for, and which it is of those that share segments.
     const uint32_t group = p.joint ? warp < WIDE_WARPS ? warp / 4 : warp - WIDE_WARPS : 0;
     const uint32_t sharers = blocks << p.joint, each = p.segments / sharers, sharer = (rank << p.joint) + group;
-    float *parts = (float *)(shared + Wide<N>::STAGES_BYTES);
+    float *parts = (float *)(shared + Shape::STAGES_BYTES);
     Stages<N> stages(p, shared, group);
     if (threadIdx.x == 0)
         stages.init();
     __syncthreads();
     const uint32_t begin = wide_segment<W>(sharer * each, p), end = wide_segment<W>((sharer + 1) * each, p);
     if (warp >= WIDE_WARPS) {
-        fewer_registers<40>();
+        fewer_registers<24>();
         if (threadIdx.x % 32 == 0 && warp <= WIDE_WARPS + p.joint) {
             wait_for_previous();
             stages.ask(first_row, begin * W::CHUNKS / 4, (end * W::CHUNKS + 3) / 4);
@@ -349,92 +358,28 @@ template <class W, int N> __device__ __forceinline__ void wide(const ProjectPara
         __syncwarp();
         cluster_barrier(blocks > 1); // both as below
         cluster_barrier(blocks > 1);
-        return; // all that follows would have to do with 40 registers if it came this way, too
+        return; // all that follows would have to do with 24 registers if it came this way, too
     }
-    more_registers<232>();
-    Place place(p, first_tile + warp % tiles_here);
-    const Matrix &m = p.matrix[p.gated ? warp / 4 : place.matrix];
-    const uint32_t tile = place.there ? place.tile : 0;
-    WideSums<W, N> sums(p, parts, sharers > 1, sharer * each, (sharer + 1) * each);
+    more_registers<240>();
+    // In shared memory a matrix stands behind the other.
+    Tile tile[TILES];
+#pragma unroll
+    for (int t = 0; t < TILES; t++) {
+        const uint32_t n = t * WIDE_WARPS + warp;
+        const Place place(p, first_tile + n % tiles_here);
+        tile[t] = {p.matrix + (p.gated ? n / tiles_here : place.matrix), place.there ? place.tile : 0};
+    }
+    WideSums<W, N, TILES> sums(p, parts, sharers > 1, sharer * each, (sharer + 1) * each);
     if constexpr (W::CONVERTED)
-        wide_packed<W, N>(p, sums, stages, m, tile, begin, end);
+        wide_packed<W, N>(p, sums, stages, tile[0], begin, end);
     else
-        wide_plain<W, N>(p, sums, stages, m, tile, begin, end);
+        wide_plain<W, N, TILES>(p, sums, stages, tile, begin, end);
     sums.flush(p, end);
 
     // Through shared memory, so that outputs are written side by side and gates meet.
     wait_for_previous();
     cluster_barrier(blocks > 1);
-    const uint32_t outputs = tiles_here * 16, o = threadIdx.x % outputs, rows = N / blocks;
-    Place there(p, first_tile + o / 16);
-    const Matrix &first = p.matrix[there.matrix];
-    const uint32_t output = there.tile * 16 + o % 16;
-    const bool writes = there.there && output < first.outs;
-    const Finish finish(p, first, writes ? output : first.outs);
-    // What comes from memory, or from other blocks, for AT_ONCE rows is on its way before
-    // the first is used.
-    constexpr int AT_ONCE = 4;
-    auto sums_of = [&](float *sum, uint32_t o, const uint32_t *r, uint32_t count) {
-        if (sharers == 1) {
-#pragma unroll
-            for (int n = 0; n < AT_ONCE; n++)
-                sum[n] = parts[r[n] * WIDE_STRIDE + o];
-            return;
-        }
-        // Four at a time: there are 4, 8 or 16 segments, and a power of two each.
-        const uint32_t each_log = 31 - __clz(each);
-#pragma unroll 1
-        for (uint32_t s = 0; s < p.segments; s += 4) {
-            float v[AT_ONCE][4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const uint32_t sharer = s + i >> each_log, side = sharer & p.joint;
-                const uint32_t at = shared_of(parts + (s + i - (sharer << each_log)) * Wide<N>::SEGMENT + side * 64 + o, sharer >> p.joint);
-#pragma unroll
-                for (int n = 0; n < AT_ONCE; n++)
-                    v[n][i] = load_shared(at + r[n] * (WIDE_STRIDE * 4), n < count);
-            }
-#pragma unroll
-            for (int n = 0; n < AT_ONCE; n++) {
-                sum[n] = s ? __fadd_rn(sum[n], v[n][0]) : v[n][0];
-#pragma unroll
-                for (int i = 1; i < 4; i++)
-                    sum[n] = __fadd_rn(sum[n], v[n][i]);
-            }
-        }
-    };
-    const uint32_t step = WIDE_WORKERS / outputs, last = first_row + min((rank + 1) * rows, p.rows > first_row ? p.rows - first_row : 0);
-#pragma unroll 1
-    for (uint32_t row = first_row + rank * rows + threadIdx.x / outputs; row < last; row += AT_ONCE * step) {
-        float residual[AT_ONCE], scale[AT_ONCE], sum[AT_ONCE], other[AT_ONCE] = {};
-        uint64_t seen[AT_ONCE];
-        uint32_t of[AT_ONCE]; // where they are among this block's
-        const uint32_t count = (last - row + step - 1) / step; // of those that there are
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            const uint32_t r = min(row + i * step, last - 1);
-            of[i] = r - first_row;
-            scale[i] = ((const float *)p.scale)[r];
-            seen[i] = best_seen(p, r);
-            residual[i] = writes ? residual_of(p, first, output, r) : 0;
-        }
-        sums_of(sum, o, of, count);
-        if (p.gated)
-            sums_of(other, 64 + o, of, count);
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            const uint32_t r = row + i * step;
-            if (r >= last) // the same in a warp
-                break;
-            uint64_t best = 0;
-            if (writes) {
-                float y = finish.value(p, sum[i], other[i], scale[i], residual[i]);
-                ((float *)first.out)[(uint64_t)r * first.outs + output] = y;
-                best = ranked(y, output);
-            }
-            if (p.best)
-                raise<16>(p, r, best, seen[i]);
-        }
-    }
+    const uint32_t rows = N / blocks, there = p.rows > first_row ? p.rows - first_row : 0;
+    finish_rows(p, {parts, sharers, 31u - __clz(each), Shape::STRIDE, Shape::SEGMENT, first_tile, tiles_here, first_row, first_row + rank * rows, first_row + min((rank + 1) * rows, there)});
     cluster_barrier(blocks > 1); // the others have read this block's sums
 }

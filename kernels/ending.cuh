@@ -1,0 +1,178 @@
+// How wide ends: the sums of segments, in shared memory, become outputs. A thread has four
+// outputs side by side and takes row after row, so that what is read and written comes
+// 16 bytes at a time, and no condition is asked twice. Written for one output and one row at
+// a time, it took longer than the products of 4,096 columns.
+#pragma once
+#include "project.cuh"
+
+static constexpr uint32_t WIDE_WARPS = 8, WIDE_WORKERS = WIDE_WARPS * 32, WIDE_OUTPUTS = 128;
+
+// Where what is at `at` here is in the shared memory of a block of the cluster.
+__device__ __forceinline__ uint32_t shared_of(const float *at, uint32_t rank) {
+    uint32_t local = (uint32_t)__cvta_generic_to_shared(at), remote = local;
+#if __CUDA_ARCH__ >= 900
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(rank));
+#endif
+    return remote;
+}
+// Four floats from there; 0, with nothing read, if !wanted.
+__device__ __forceinline__ float4 load_shared(uint32_t at, bool wanted) {
+    float4 v = {};
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %5, 0;\n@p ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];\n}"
+                 : "+f"(v.x), "+f"(v.y), "+f"(v.z), "+f"(v.w) : "r"(at), "r"((int)wanted) : "memory");
+#endif
+    return v;
+}
+__device__ __forceinline__ float4 add(float4 a, float4 b) { return make_float4(__fadd_rn(a.x, b.x), __fadd_rn(a.y, b.y), __fadd_rn(a.z, b.z), __fadd_rn(a.w, b.w)); }
+
+// What is added where there is nothing to add: it changes no number, not even -0.
+static constexpr float NOTHING = -0.f;
+
+// Up to four outputs of a matrix, side by side.
+struct Outputs {
+    float *out;
+    const float *residual; // as out; or 0
+    uint32_t number, count, outs;
+    bool together; // all four, or none, at addresses that are multiples of 16
+    float down, bias[4];
+
+    __device__ __forceinline__ Outputs(const ProjectParams &p, const Matrix &m, uint32_t number, bool there)
+        : out((float *)m.out), residual((const float *)p.residual), number(number), count(there && number < m.outs ? min(m.outs - number, 4) : 0),
+          outs(m.outs), together(m.outs % 4 == 0 && ((m.out | p.residual) & 15) == 0), down(m.down) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            bias[i] = m.bias && i < count ? ((const float *)m.bias)[number + i] : NOTHING;
+    }
+    __device__ __forceinline__ float4 residual_of(uint32_t row) const {
+        float4 v = make_float4(NOTHING, NOTHING, NOTHING, NOTHING);
+        if (!residual)
+            return v;
+        const float *at = residual + (uint64_t)row * outs + number;
+        if (together)
+            return count ? __ldcg((const float4 *)at) : v;
+        v.x = count > 0 ? __ldcg(at) : NOTHING;
+        v.y = count > 1 ? __ldcg(at + 1) : NOTHING;
+        v.z = count > 2 ? __ldcg(at + 2) : NOTHING;
+        v.w = count > 3 ? __ldcg(at + 3) : NOTHING;
+        return v;
+    }
+    // The products, of their sums and the row's factor.
+    __device__ __forceinline__ float4 of(float4 sum, float scale) const {
+        const float by = __fmul_rn(scale, down);
+        return make_float4(__fadd_rn(__fmul_rn(sum.x, by), bias[0]), __fadd_rn(__fmul_rn(sum.y, by), bias[1]),
+                           __fadd_rn(__fmul_rn(sum.z, by), bias[2]), __fadd_rn(__fmul_rn(sum.w, by), bias[3]));
+    }
+    __device__ __forceinline__ void store(uint32_t row, float4 y) const {
+        float *at = out + (uint64_t)row * outs + number;
+        if (together) {
+            if (count)
+                *(float4 *)at = y;
+            return;
+        }
+        if (count > 0)
+            at[0] = y.x;
+        if (count > 1)
+            at[1] = y.y;
+        if (count > 2)
+            at[2] = y.z;
+        if (count > 3)
+            at[3] = y.w;
+    }
+    // The best of them; 0 if there are none.
+    __device__ __forceinline__ uint64_t best(float4 y) const {
+        uint64_t best = count > 0 ? ranked(y.x, number) : 0;
+        best = count > 1 ? max(best, ranked(y.y, number + 1)) : best;
+        best = count > 2 ? max(best, ranked(y.z, number + 2)) : best;
+        return count > 3 ? max(best, ranked(y.w, number + 3)) : best;
+    }
+};
+
+// Which sums a block has in shared memory, and which rows it finishes.
+struct Ending {
+    const float *parts; // [segment of this block][N rows][stride], of their sum alone if there is one sharer
+    uint32_t sharers, each_log; // of the segments, in equal parts
+    uint32_t stride, segment;   // floats of a row, with four more than there are, and of a segment
+    uint32_t first_tile, tiles; // of outputs; the first of both matrices with a gate
+    uint32_t first_row, begin, end; // the first that is in parts; those to finish
+};
+
+// By the first WIDE_WORKERS threads.
+__device__ __forceinline__ void finish_rows(const ProjectParams &p, const Ending &e) {
+    const uint32_t lanes = e.tiles * 4, o = threadIdx.x % lanes * 4, step = WIDE_WORKERS / lanes; // threads of a row; rows at a time
+    const Place place(p, e.first_tile + o / 16);
+    const Outputs outputs(p, p.matrix[place.matrix], place.tile * 16 + o % 16, place.there);
+    const Outputs gate(p, p.matrix[p.gated], place.tile * 16 + o % 16, p.gated && place.there);
+    // What comes from memory, or from other blocks, for AT_ONCE rows is on its way before
+    // the first is used.
+    constexpr int AT_ONCE = 4;
+    auto sums_of = [&](float4 *sum, uint32_t o, const uint32_t *row, const bool *there) {
+        if (e.sharers == 1) {
+#pragma unroll
+            for (int n = 0; n < AT_ONCE; n++)
+                sum[n] = *(const float4 *)(e.parts + (row[n] - e.first_row) * e.stride + o);
+            return;
+        }
+        // Four at a time: there are 4, 8 or 16 segments, and a power of two each.
+#pragma unroll 1
+        for (uint32_t s = 0; s < p.segments; s += 4) {
+            float4 v[AT_ONCE][4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const uint32_t sharer = s + i >> e.each_log, side = sharer & p.joint;
+                const uint32_t at = shared_of(e.parts + (s + i - (sharer << e.each_log)) * e.segment + side * 64 + o, sharer >> p.joint);
+#pragma unroll
+                for (int n = 0; n < AT_ONCE; n++)
+                    v[n][i] = load_shared(at + (row[n] - e.first_row) * (e.stride * 4), there[n]);
+            }
+#pragma unroll
+            for (int n = 0; n < AT_ONCE; n++) {
+                sum[n] = s ? add(sum[n], v[n][0]) : v[n][0];
+#pragma unroll
+                for (int i = 1; i < 4; i++)
+                    sum[n] = add(sum[n], v[n][i]);
+            }
+        }
+    };
+    // Whole warps go round together, of two rows, of one, or of half of one.
+    const uint32_t in_warp = threadIdx.x % 32 / lanes;
+#pragma unroll 1
+    for (uint32_t first = e.begin + threadIdx.x / 32 * 32 / lanes; first < e.end; first += AT_ONCE * step) {
+        uint32_t row[AT_ONCE];
+        bool there[AT_ONCE];
+        float scale[AT_ONCE];
+        uint64_t seen[AT_ONCE];
+        float4 residual[AT_ONCE], y[AT_ONCE];
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; n++) {
+            row[n] = min(first + in_warp + n * step, e.end - 1);
+            there[n] = first + in_warp + n * step < e.end;
+            scale[n] = ((const float *)p.scale)[row[n]];
+            seen[n] = best_seen(p, row[n]);
+            residual[n] = outputs.residual_of(row[n]);
+        }
+        sums_of(y, o, row, there);
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; n++)
+            y[n] = outputs.of(y[n], scale[n]);
+        if (p.gated) {
+            float4 other[AT_ONCE];
+            sums_of(other, e.tiles * 16 + o, row, there);
+#pragma unroll
+            for (int n = 0; n < AT_ONCE; n++) {
+                const float4 by = gate.of(other[n], scale[n]);
+                y[n] = make_float4(__fmul_rn(silu(y[n].x), by.x), __fmul_rn(silu(y[n].y), by.y), __fmul_rn(silu(y[n].z), by.z), __fmul_rn(silu(y[n].w), by.w));
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; n++) {
+            y[n] = add(y[n], residual[n]);
+            if (there[n])
+                outputs.store(row[n], y[n]);
+        }
+        if (p.best)
+#pragma unroll
+            for (int n = 0; n < AT_ONCE; n++)
+                raise<16>(p, row[n], there[n] ? outputs.best(y[n]) : 0, seen[n]);
+    }
+}
