@@ -24,7 +24,6 @@ __device__ __forceinline__ float4 load_shared(uint32_t at, bool wanted) {
 #endif
     return v;
 }
-__device__ __forceinline__ float4 add(float4 a, float4 b) { return make_float4(__fadd_rn(a.x, b.x), __fadd_rn(a.y, b.y), __fadd_rn(a.z, b.z), __fadd_rn(a.w, b.w)); }
 
 // What is added where there is nothing to add: it changes no number, not even -0.
 static constexpr float NOTHING = -0.f;
@@ -90,9 +89,9 @@ struct Outputs {
 
 // Which sums a block has in shared memory, and which rows it finishes.
 struct Ending {
-    const float *parts; // [segment of this block][N rows][stride], of their sum alone if there is one sharer
-    uint32_t sharers, each_log; // of the segments, in equal parts
-    uint32_t stride, segment;   // floats of a row, with four more than there are, and of a segment
+    const float *parts; // [place][N rows][stride]; the first place has all if there is one sharer
+    uint32_t sharers, places_log; // of the segments, in equal parts; places of a sharer's sums
+    uint32_t stride, place;       // floats of a row, with four more than there are, and of a place
     uint32_t first_tile, tiles; // of outputs; the first of both matrices with a gate
     uint32_t first_row, begin, end; // the first that is in parts; those to finish
 };
@@ -113,25 +112,22 @@ __device__ __forceinline__ void finish_rows(const ProjectParams &p, const Ending
                 sum[n] = *(const float4 *)(e.parts + (row[n] - e.first_row) * e.stride + o);
             return;
         }
-        // Four at a time: there are 4, 8 or 16 segments, and a power of two each.
+        // Four at a time, of as many as there are segments, or of the four groups.
+        const uint32_t count = e.sharers << e.places_log;
 #pragma unroll 1
-        for (uint32_t s = 0; s < p.segments; s += 4) {
+        for (uint32_t s = 0; s < count; s += 4) {
             float4 v[AT_ONCE][4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const uint32_t sharer = s + i >> e.each_log, side = sharer & p.joint;
-                const uint32_t at = shared_of(e.parts + (s + i - (sharer << e.each_log)) * e.segment + side * 64 + o, sharer >> p.joint);
+                const uint32_t sharer = s + i >> e.places_log, side = sharer & p.joint;
+                const uint32_t at = shared_of(e.parts + (s + i - (sharer << e.places_log)) * e.place + side * 64 + o, sharer >> p.joint);
 #pragma unroll
                 for (int n = 0; n < AT_ONCE; n++)
                     v[n][i] = load_shared(at + (row[n] - e.first_row) * (e.stride * 4), there[n]);
             }
 #pragma unroll
-            for (int n = 0; n < AT_ONCE; n++) {
-                sum[n] = s ? add(sum[n], v[n][0]) : v[n][0];
-#pragma unroll
-                for (int i = 1; i < 4; i++)
-                    sum[n] = add(sum[n], v[n][i]);
-            }
+            for (int n = 0; n < AT_ONCE; n++)
+                sum[n] = add_four(sum[n], s == 0, v[n], count);
         }
     };
     // Whole warps go round together, of two rows, of one, or of half of one.

@@ -31,7 +31,8 @@ template <class W> __device__ __forceinline__ void many(const ProjectParams &p) 
 
     constexpr uint32_t PER_STAGE = MANY_COLUMNS / 16 / W::CHUNKS;
     Sink<MANY_ROWS / 8> sink(MANY_HALF_STRIDE);
-    float total[MANY_ROWS / 8][4];
+    float total[MANY_ROWS / 8][4], group[MANY_ROWS / 8][4];
+    const uint32_t each = p.segments / 4; // of a group
     uint32_t segment = 0, end = segment_begin<W>(1, p), stages = (p.steps + PER_STAGE - 1) / PER_STAGE;
     let_next_start();
     W w;
@@ -57,11 +58,15 @@ template <class W> __device__ __forceinline__ void many(const ProjectParams &p) 
             give(now, m.up, sink, lane);
             sink.advance(W::CHUNKS);
             while (segment < p.segments && step + 1 >= end) { // a segment may be empty
+                const uint32_t in_group = segment & (each - 1);
 #pragma unroll
                 for (int g = 0; g < MANY_ROWS / 8; g++)
 #pragma unroll
-                    for (int j = 0; j < 4; j++)
-                        total[g][j] = segment ? __fadd_rn(total[g][j], sink.v[g][j]) : sink.v[g][j];
+                    for (int j = 0; j < 4; j++) {
+                        group[g][j] = in_group ? __fadd_rn(group[g][j], sink.v[g][j]) : sink.v[g][j];
+                        if (in_group == each - 1)
+                            total[g][j] = segment >= each ? __fadd_rn(total[g][j], group[g][j]) : group[g][j];
+                    }
                 sink.clear();
                 segment++;
                 end = segment_begin<W>(segment + 1, p);

@@ -160,7 +160,7 @@ struct Output {
     }
 };
 
-// The segments' sums in order; four or eight are on their way at a time.
+// As sum_of; four or eight are on their way at a time.
 __device__ __forceinline__ float sum_of_sides(const float *at, uint32_t segments) {
     const bool eight = segments > 4;
     float sum = 0;
@@ -171,11 +171,9 @@ __device__ __forceinline__ float sum_of_sides(const float *at, uint32_t segments
         for (int i = 0; i < 8; i++)
             if (i < 4 || eight)
                 v[i] = at[i * 16];
-        sum = s ? __fadd_rn(sum, v[0]) : v[0];
-#pragma unroll
-        for (int i = 1; i < 8; i++)
-            if (i < 4 || eight)
-                sum = __fadd_rn(sum, v[i]);
+        sum = add_four(sum, s == 0, v, segments);
+        if (eight)
+            sum = add_four(sum, false, v + 4, segments);
     }
     return sum;
 }

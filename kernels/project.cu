@@ -3,12 +3,13 @@
 #include "many.cuh"
 #include "one.cuh"
 
-// Where wide is (wide.cu), many is not needed.
+// Where wide is (wide.cu), many is not needed. Of 16-bit weights two of its blocks fit on a
+// multiprocessor, if a dozen registers are spilled; what is better was not measured.
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define MANY(name, W)
 #else
 #define MANY(name, W) \
-    KIGO_KERNEL(many_##name, ProjectParams, __launch_bounds__(MANY_WARPS * 32)) { many<W>(p); }
+    KIGO_KERNEL(many_##name, ProjectParams, __launch_bounds__(MANY_WARPS * 32, W::CHUNKS == 1 ? 2 : 1)) { many<W>(p); }
 #endif
 
 #define FORMAT(name, W) \

@@ -3,7 +3,9 @@
 //
 // One arithmetic, several kernels. A row of weights is cut into segments (by the
 // host, from the matrix's shape alone). Within a segment the tensor cores add up
-// chunk after chunk; the sums of the segments are added in order. one (a single row)
+// chunk after chunk; there are four groups of segments, and the sums of a group are added
+// in order, and then those of the groups: so whoever has a whole group keeps but one
+// sum. one (a single row)
 // and few (up to 8) give each segment to a warp of its own, so that many warps wait for
 // memory together, and round their rows themselves; many takes what kernel prepare has
 // rounded, and walks through the segments with 64 rows at once; so does wide on Hopper,
@@ -112,8 +114,21 @@ __device__ __forceinline__ float residual_of(const ProjectParams &p, const Matri
     return p.residual && output < m.outs ? __ldcg((const float *)p.residual + (uint64_t)row * m.outs + output) : 0.f;
 }
 
-// Sum of the segments' sums, which are at such distances. There are 4, 8 or 16; four
-// are on their way at a time.
+__device__ __forceinline__ float add(float a, float b) { return __fadd_rn(a, b); }
+__device__ __forceinline__ float4 add(float4 a, float4 b) { return make_float4(__fadd_rn(a.x, b.x), __fadd_rn(a.y, b.y), __fadd_rn(a.z, b.z), __fadd_rn(a.w, b.w)); }
+
+// The sum of a row's first segments and of the next four, of so many in all: 4, 8 or 16.
+// They are a segment of each group, two groups, or one.
+template <class T> __device__ __forceinline__ T add_four(T sum, bool first, const T *v, uint32_t segments) {
+    const T two = add(v[0], v[1]);
+    if (segments == 8)
+        return add(first ? two : add(sum, two), add(v[2], v[3]));
+    const T four = add(add(two, v[2]), v[3]);
+    return first ? four : add(sum, four);
+}
+
+// Sum of the segments' sums, which are at such distances; four are on their way at a
+// time.
 __device__ __forceinline__ float sum_of(const float *at, uint32_t distance, uint32_t segments) {
     float sum = 0;
 #pragma unroll 1
@@ -122,10 +137,7 @@ __device__ __forceinline__ float sum_of(const float *at, uint32_t distance, uint
 #pragma unroll
         for (int i = 0; i < 4; i++)
             v[i] = at[i * distance];
-        sum = s ? __fadd_rn(sum, v[0]) : v[0];
-#pragma unroll
-        for (int i = 1; i < 4; i++)
-            sum = __fadd_rn(sum, v[i]);
+        sum = add_four(sum, s == 0, v, segments);
     }
     return sum;
 }

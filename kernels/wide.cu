@@ -18,3 +18,8 @@ FORMAT(q8_0, WeightsQ8_0)
 FORMAT(q4_k, WeightsQ4_K)
 FORMAT(q5_k, WeightsQ5_K)
 FORMAT(q6_k, WeightsQ6_K)
+
+// A warp has two tiles: for weights that need no work before they are multiplied, and come
+// fast enough only if few activations come with them.
+KIGO_KERNEL(wide64_pairs_f16, ProjectParams, __launch_bounds__(WIDE_THREADS, 1)) { wide<WeightsF16, 64, 2>(p); }
+KIGO_KERNEL(wide128_pairs_f16, ProjectParams, __launch_bounds__(WIDE_THREADS, 1)) { wide<WeightsF16, 128, 2>(p); }

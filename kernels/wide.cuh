@@ -35,7 +35,7 @@ template <int N, int TILES> struct Wide {
     static constexpr uint32_t STAGE_BYTES = N * WIDE_COLUMNS * 2;
     static constexpr uint32_t STAGES_BYTES = STAGES * (STAGE_BYTES + 16);
     static constexpr uint32_t STRIDE = WIDE_OUTPUTS * TILES + 4; // floats from a row's sums to the next row's
-    static constexpr uint32_t SEGMENT = N * STRIDE;              // of one segment
+    static constexpr uint32_t PLACE = N * STRIDE;                // of a place of sums
 };
 
 // segment_begin with the power of two found again: kept as long as this one is needed,
@@ -122,21 +122,26 @@ template <int N> struct Stages {
     __device__ __forceinline__ uint64_t chunk(int n) const { return matrix + n * 2; }
 };
 
-// Sums of a warp's tiles and N rows: v of the segment at hand. In shared memory
-// are those of the segments before: of each its own where segments are shared, and else
-// their sum. Registers would do, too, but there they would take the place of weights that
-// are on their way.
+// How many segments are summed in one place of shared memory, where somebody has so many
+// of them: those of a group, or one, if it has less than a group.
+__device__ __forceinline__ uint32_t gathered(const ProjectParams &p, uint32_t each) { return each >= p.segments / 4 ? p.segments / 4 : 1; }
+
+// Sums of a warp's tiles and N rows: v of the segment at hand, and in shared memory
+// those of the segments before. A block that has all segments gathers them in the first
+// place, and those of a group behind the first group in a second one. Where segments are
+// shared, each has places of its own. With several tiles to a warp there is one place, for
+// segments that are groups, for one group, or for one segment. Registers would do, too, but there they would take
+// the room of weights that are on their way.
 template <class W, int N, int TILES> struct WideSums {
     typedef Wide<N, TILES> Shape;
     float v[TILES][Shape::SUMS];
     float *mine; // the thread's first one in shared memory
-    bool shares;
     uint32_t segment, first, last; // at hand, and those of this warp
     uint32_t end;                  // where the segment ends, in steps
 
-    __device__ __forceinline__ WideSums(const ProjectParams &p, float *parts, bool shares, uint32_t first, uint32_t last)
+    __device__ __forceinline__ WideSums(const ProjectParams &p, float *parts, uint32_t first, uint32_t last)
         : mine(parts + threadIdx.x % 4 * 2 * Shape::STRIDE + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4),
-          shares(shares), segment(first), first(first), last(last), end(wide_segment<W>(first + 1, p)) {
+          segment(first), first(first), last(last), end(wide_segment<W>(first + 1, p)) {
 #pragma unroll
         for (int t = 0; t < TILES; t++)
 #pragma unroll
@@ -149,20 +154,34 @@ template <class W, int N, int TILES> struct WideSums {
     // Closes the segments that end before a step; one may be empty.
     __device__ __forceinline__ void flush(const ProjectParams &p, uint32_t step) {
         while (segment < last && step >= end) {
-            float *to = mine + (shares ? (segment - first) * Shape::SEGMENT : 0);
-            const bool more = segment > first && !shares;
-            // Eight are on their way at a time: more would take the place of weights.
+            float *place = mine; // of the segment's sums
+            bool more = segment > first, all = false; // there are some; there the group meets those before
+            if (TILES == 1) {
+                const uint32_t each = p.segments / 4, together = gathered(p, last - first), in_place = segment & (together - 1);
+                const bool alone = last - first == p.segments;
+                place += (alone ? segment >= each : (segment - first) / together) * Shape::PLACE;
+                more = in_place > 0;
+                all = alone && segment >= each && in_place == each - 1;
+            }
+            float *to = all ? mine : place;
+            // Eight are on their way at a time: more would take the room of weights, which
+            // the compiler has to be told.
 #pragma unroll
             for (int i = 0; i < TILES * Shape::SUMS; i += 8) {
-                float *at = to + i / Shape::SUMS * WIDE_OUTPUTS, *sums = v[i / Shape::SUMS] + i % Shape::SUMS, was[8];
-#pragma unroll
-                for (int k = 0; k < 8; k++)
-                    was[k] = more ? at[offset(i % Shape::SUMS + k)] : 0;
+                const int tile = i / Shape::SUMS, n = i % Shape::SUMS;
+                float was[8], before[8];
 #pragma unroll
                 for (int k = 0; k < 8; k++) {
-                    at[offset(i % Shape::SUMS + k)] = more ? __fadd_rn(was[k], sums[k]) : sums[k];
-                    sums[k] = 0;
+                    was[k] = more ? place[tile * WIDE_OUTPUTS + offset(n + k)] : 0;
+                    before[k] = all ? mine[tile * WIDE_OUTPUTS + offset(n + k)] : 0;
                 }
+#pragma unroll
+                for (int k = 0; k < 8; k++) {
+                    const float sum = more ? __fadd_rn(was[k], v[tile][n + k]) : v[tile][n + k];
+                    to[tile * WIDE_OUTPUTS + offset(n + k)] = all ? __fadd_rn(before[k], sum) : sum;
+                    v[tile][n + k] = 0;
+                }
+                asm volatile("" ::: "memory");
             }
             segment++;
             end = wide_segment<W>(segment + 1, p);
@@ -328,8 +347,8 @@ template <class W, int N> __device__ __forceinline__ void wide_packed(const Proj
     keep_operands(a[1], p.rows == 0, (uint32_t)__cvta_generic_to_shared(stages.shared));
 }
 
-// Dynamic shared memory: the stages; what WideSums has there, for one segment or, where
-// they are shared, for each of a warp's.
+// Dynamic shared memory: the stages; the places of WideSums (wideShape.places in the host's
+// words).
 //
 // Grid: (row blocks * blocks of a cluster, blocks of tiles).
 template <class W, int N, int TILES = 1> __device__ __forceinline__ void wide(const ProjectParams &p) {
@@ -369,7 +388,7 @@ template <class W, int N, int TILES = 1> __device__ __forceinline__ void wide(co
         const Place place(p, first_tile + n % tiles_here);
         tile[t] = {p.matrix + (p.gated ? n / tiles_here : place.matrix), place.there ? place.tile : 0};
     }
-    WideSums<W, N, TILES> sums(p, parts, sharers > 1, sharer * each, (sharer + 1) * each);
+    WideSums<W, N, TILES> sums(p, parts, sharer * each, (sharer + 1) * each);
     if constexpr (W::CONVERTED)
         wide_packed<W, N>(p, sums, stages, tile[0], begin, end);
     else
@@ -380,6 +399,6 @@ template <class W, int N, int TILES = 1> __device__ __forceinline__ void wide(co
     wait_for_previous();
     cluster_barrier(blocks > 1);
     const uint32_t rows = N / blocks, there = p.rows > first_row ? p.rows - first_row : 0;
-    finish_rows(p, {parts, sharers, 31u - __clz(each), Shape::STRIDE, Shape::SEGMENT, first_tile, tiles_here, first_row, first_row + rank * rows, first_row + min((rank + 1) * rows, there)});
+    finish_rows(p, {parts, sharers, 31u - __clz(each / gathered(p, each)), Shape::STRIDE, Shape::PLACE, first_tile, tiles_here, first_row, first_row + rank * rows, first_row + min((rank + 1) * rows, there)});
     cluster_barrier(blocks > 1); // the others have read this block's sums
 }

@@ -46,14 +46,20 @@ func TestConformance(t *testing.T) {
 
 // Which of the kernels for many rows is taken is a question of time alone.
 func TestBitsOfEveryWide(t *testing.T) {
-	for _, rows := range []int{32, 64, 128} {
-		for _, joint := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%d,joint=%v", rows, joint), func(t *testing.T) {
-				shared := open(t, cuda.WithWide(cuda.Config{}, rows, joint))
-				t.Cleanup(func() { shared.Close() })
-				devicetest.Batches(t, func(t *testing.T) device.Device { return keepOpen{shared} })
-			})
-		}
+	for _, wide := range []struct {
+		rows, tiles int
+		joint       bool
+		splits      int
+	}{
+		{32, 1, false, 0}, {32, 1, true, 0}, {64, 1, false, 0}, {64, 1, true, 0}, {128, 1, false, 0}, {128, 1, true, 0},
+		{64, 2, false, 0}, {128, 2, false, 0},
+		{64, 1, false, 2}, {64, 1, true, 4}, {128, 1, false, 1}, {128, 1, false, 2}, {128, 1, false, 4}, {128, 1, false, 8}, {128, 2, false, 8},
+	} {
+		t.Run(fmt.Sprintf("%d rows, %d tiles, joint=%v, splits=%d", wide.rows, wide.tiles, wide.joint, wide.splits), func(t *testing.T) {
+			shared := open(t, cuda.WithWide(cuda.Config{}, wide.rows, wide.tiles, wide.joint, wide.splits))
+			t.Cleanup(func() { shared.Close() })
+			devicetest.Batches(t, func(t *testing.T) device.Device { return keepOpen{shared} })
+		})
 	}
 }
 

@@ -36,9 +36,8 @@ type Config struct {
 	logitBytes int // of logits that are computed at a time; 0: logitBytes
 	chunkBytes int // of a KV cache's memory that is mapped at a time; 0: chunkBytes
 
-	unrecorded bool // no step is captured as a graph
-	wideRows   int  // of the only kernel wide; 0: the one that should be done first
-	wideJoint  bool // with wideRows: by joint warpgroups alone, where there is no gate
+	unrecorded bool     // no step is captured as a graph
+	wide       wideWish // the zero wish: the shape that should be done first
 }
 
 // leastMajor is the compute capability's major number from which on the kernels

@@ -154,23 +154,29 @@ func Unrecorded(cfg Config) Config {
 	return cfg
 }
 
-// WithWide is a configuration with one kernel wide alone, that for so many rows, with
-// joint warpgroups always or never.
-func WithWide(cfg Config, rows int, joint bool) Config {
-	cfg.wideRows, cfg.wideJoint = rows, joint
+// WithWide is a configuration in which wide has so many rows a block, and, wherever there
+// is such a shape, so many tiles a warp, joint warpgroups or not, and so many blocks that
+// share segments, or any number if that is 0.
+func WithWide(cfg Config, rows, tiles int, joint bool, splits int) Config {
+	cfg.wide = wideWish{rows, tiles, splits, joint}
 	return cfg
 }
 
 // Wide is the shape of wide for a matrix, on a GPU with an H100's shared memory where
 // so many clusters fit, by their size: how many outputs a block has, how many blocks
-// share segments, and the shared memory of each.
-func Wide(rows, outputs, width, segments int, clusters map[int]int) (wide, splits, shared int) {
-	pr := &product{tiles: ceilDiv(outputs, tileRows), clusters: clusters, shapes: wideShapes(&Config{}, segments, false, 227<<10)}
+// share segments, and the shared memory of each. With a gate there are so many
+// outputs of either matrix, and four segments instead of eight.
+func Wide(rows, outputs, width int, gated bool, clusters map[int]int) (wide, splits, shared int) {
+	segments, gate := 8, uint32(0)
+	if gated {
+		segments, gate = 4, 1
+	}
+	pr := &product{tiles: ceilDiv(outputs, tileRows), clusters: clusters, shapes: wideShapes(segments, gated, 227<<10, func(int) bool { return true })}
 	for i := range pr.wide {
-		pr.wide[i] = &launch[kernels.ProjectParams]{params: kernels.ProjectParams{Stride: uint32(stride(width)), Segments: uint32(segments)}}
+		pr.wide[i] = &launch[kernels.ProjectParams]{params: kernels.ProjectParams{Stride: uint32(stride(width)), Segments: uint32(segments), Gated: gate}}
 	}
 	s := pr.cheapest(rows)
-	return tileRows * tilesOf(wideWarps, &pr.wide[s.kernel].params, s.joint), s.splits, s.shared(segments)
+	return tileRows * s.tiles(&pr.wide[s.kernel].params), s.splits, s.shared(segments)
 }
 
 // ShareOut is how blocks are shared out among matrices of those formats with so many

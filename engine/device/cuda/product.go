@@ -1,7 +1,6 @@
 package cuda
 
 import (
-	"fmt"
 	"math"
 	"math/bits"
 	"slices"
@@ -24,19 +23,25 @@ const (
 	fewWarps    = 8
 	wideWarps   = 8 // that multiply
 	wideThreads = 32*wideWarps + 128
-	wideOutputs = 128
+	wideOutputs = 128 // by one tile of each warp
 	wideColumns = 64
+
+	segmentGroups = 4 // of the segments of a row of weights
 )
 
-// wideRows are the numbers of rows of a block for which there is a kernel wide.
-var wideRows = [...]int{32, 64, 128}
+// wideKernels are the kernels wide that there may be: rows of a block, tiles of a
+// warp. Only for weights of 16 bits has a warp two.
+var wideKernels = [...]struct {
+	name        string
+	rows, tiles int
+}{{"wide32_", 32, 1}, {"wide64_", 64, 1}, {"wide128_", 128, 1}, {"wide64_pairs_", 64, 2}, {"wide128_pairs_", 128, 2}}
 
 // maxCluster is how many blocks may form a cluster on every GPU that has them.
 const maxCluster = 8
 
 // wideShape is a way to launch wide; see kernels/wide.cuh.
 type wideShape struct {
-	kernel int  // by wideRows
+	kernel int  // by wideKernels
 	splits int  // blocks that share the segments of the same outputs
 	joint  bool // and so do the warpgroups of each
 }
@@ -49,31 +54,77 @@ func (s wideShape) sharers() int {
 	return s.splits
 }
 
-// shared is the dynamic shared memory where a row of weights has so many segments.
-func (s wideShape) shared(segments int) int {
-	rows, stages := wideRows[s.kernel], 8
-	if rows > 64 {
-		stages = 5
+// places is for how many sums a sharer has shared memory, where a row of weights has so
+// many segments: see WideSums in kernels/wide.cuh.
+func (s wideShape) places(segments int) int {
+	group, each := segments/segmentGroups, segments/s.sharers()
+	switch {
+	case s.sharers() == 1:
+		return min(group, 2)
+	case each >= group:
+		return each / group
 	}
-	sums := 1
-	if s.sharers() > 1 {
-		sums = segments / s.sharers()
-	}
-	return stages*(rows*wideColumns*2+16) + sums*4*rows*(wideOutputs+4)
+	return each
 }
 
-// wideShapes are the shapes for which there is shared memory.
-func wideShapes(cfg *Config, segments int, gated bool, sharedLimit int) (shapes []wideShape) {
-	for i, rows := range wideRows {
+// shared is the dynamic shared memory of a block.
+func (s wideShape) shared(segments int) int {
+	k, stages := wideKernels[s.kernel], 8
+	if k.rows > 64 {
+		stages = 5
+	}
+	return stages*(k.rows*wideColumns*2+16) + s.places(segments)*4*k.rows*(k.tiles*wideOutputs+4)
+}
+
+// wideShapes are the shapes for which there is a kernel and shared memory.
+func wideShapes(segments int, gated bool, sharedLimit int, exists func(kernel int) bool) (shapes []wideShape) {
+	for i, k := range wideKernels {
 		for splits := 1; splits <= maxCluster; splits *= 2 {
 			for _, joint := range []bool{false, true} {
 				s := wideShape{i, splits, joint}
-				there := s.sharers() <= segments && s.shared(segments) <= sharedLimit && !(gated && joint)
-				wanted := cfg.wideRows == 0 || cfg.wideRows == rows && (gated || cfg.wideJoint == joint)
-				if there && wanted {
-					shapes = append(shapes, s)
+				if !exists(i) || s.sharers() > segments || s.shared(segments) > sharedLimit || joint && gated {
+					continue
 				}
+				if k.tiles > 1 && (joint || s.places(segments) > 1) {
+					continue
+				}
+				shapes = append(shapes, s)
 			}
+		}
+	}
+	return shapes
+}
+
+// tiles is how many tiles of one matrix a block has.
+func (s wideShape) tiles(p *kernels.ProjectParams) int {
+	return wideKernels[s.kernel].tiles * tilesOf(wideWarps, p, s.joint)
+}
+
+// A wideWish is for tests, which want every shape of wide.
+type wideWish struct {
+	rows, tiles, splits int
+	joint               bool
+}
+
+// among are the shapes that fulfil the wish, or as much of it as any does.
+func (w wideWish) among(shapes []wideShape) []wideShape {
+	if w.rows == 0 {
+		return shapes
+	}
+	for _, fits := range []func(s wideShape) bool{
+		func(s wideShape) bool { return wideKernels[s.kernel].rows == w.rows },
+		func(s wideShape) bool { return wideKernels[s.kernel].tiles == w.tiles },
+		func(s wideShape) bool { return s.joint == w.joint },
+		func(s wideShape) bool { return s.splits == w.splits || w.splits == 0 },
+	} {
+		var some []wideShape
+		for _, s := range shapes {
+			if fits(s) {
+				some = append(some, s)
+			}
+		}
+		if len(some) > 0 {
+			shapes = some
 		}
 	}
 	return shapes
@@ -88,8 +139,9 @@ type product struct {
 	params         kernels.ProjectParams // what all its launches begin with
 	clusters       map[int]int           // of wide's blocks that fit on the GPU at one time, by their size
 	shapes         []wideShape           // that wide can have
+	wish           int                   // rows of a block, for tests; or 0
 	one, few, many *launch[kernels.ProjectParams]
-	wide           [len(wideRows)]*launch[kernels.ProjectParams] // all are there, or many is
+	wide           [len(wideKernels)]*launch[kernels.ProjectParams] // all are there, or many is
 }
 
 // all are the launches that there are.
@@ -161,11 +213,12 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 	if gated {
 		warps *= 2
 	}
-	pr := &product{tiles: int(params.Tiles), like: p, params: params, clusters: x.clusters}
+	pr := &product{tiles: int(params.Tiles), like: p, params: params, clusters: x.clusters, wish: x.dev.cfg.wide.rows}
 	if p.scheme.stepCols > 16 {
 		pr.packed = 1
 	}
-	pr.shapes = wideShapes(&x.dev.cfg, int(params.Segments), gated, x.dev.props.SharedPerBlockOptin)
+	exists := func(kernel int) bool { return x.dev.code.kernels[wideKernels[kernel].name+p.scheme.kernel] != nil }
+	pr.shapes = x.dev.cfg.wide.among(wideShapes(int(params.Segments), gated, x.dev.props.SharedPerBlockOptin, exists))
 	prepare := func(name string, threads, shared int) (*launch[kernels.ProjectParams], error) {
 		l, err := newLaunch(x.dev, name, threads, params)
 		if err != nil {
@@ -192,10 +245,9 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 		}
 		pr.few = l
 	}
-	for i, rows := range wideRows {
-		name := fmt.Sprintf("wide%d_%s", rows, p.scheme.kernel)
-		if x.dev.code.kernels[name] == nil {
-			continue // not in the machine code for this GPU
+	for i, k := range wideKernels {
+		if !exists(i) {
+			continue // in the machine code for this GPU, or for this format
 		}
 		most := 0
 		for _, s := range pr.shapes {
@@ -203,7 +255,7 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 				most = max(most, s.shared(int(params.Segments)))
 			}
 		}
-		l, err := prepare(name, wideThreads, most)
+		l, err := prepare(k.name+p.scheme.kernel, wideThreads, most)
 		if err != nil {
 			return nil, err
 		}
@@ -276,16 +328,24 @@ func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
 }
 
 // What a block of wide takes, in hundredths of a microsecond of an H200: before and
-// after the stages, for the exchange of sums in a cluster, and for a stage, of weights of
-// 16 bits and of others, by wideRows. Of joint warpgroups each has a stage in that time.
-const (
-	wideFixed   = 740
-	wideCluster = 146
-)
+// after the stages, and for a stage, of weights of 16 bits and of others, by wideKernels.
+// Of joint warpgroups each has a stage in that time. Fitted to what choosing by them
+// costs: kernels/lab has how.
+var wideCosts = [len(wideKernels)]struct {
+	fixed        int
+	stage, joint [2]int
+}{
+	{429, [2]int{36, 28}, [2]int{35, 27}},
+	{442, [2]int{44, 34}, [2]int{45, 34}},
+	{554, [2]int{57, 51}, [2]int{81, 70}},
+	{404, [2]int{68}, [2]int{}},
+	{636, [2]int{77}, [2]int{}},
+}
 
-var (
-	wideStage      = [2][len(wideRows)]int{{43, 46, 63}, {36, 38, 52}}
-	wideJointStage = [2][len(wideRows)]int{{43, 46, 87}, {34, 36, 84}}
+// What a cluster takes besides, of two blocks and of more.
+const (
+	widePair    = 37
+	wideCluster = 254
 )
 
 // cheapest is the shape of wide that should be done first with so many rows. All have
@@ -294,19 +354,22 @@ func (pr *product) cheapest(rows int) (best wideShape) {
 	least := math.MaxInt
 	for _, s := range pr.shapes {
 		fit := pr.clusters[s.splits]
-		if fit == 0 {
+		if fit == 0 || wideKernels[s.kernel].rows > stageRows(rows, pr.wish) {
 			continue
 		}
 		p := &pr.wide[s.kernel].params
-		stage := wideStage[pr.packed][s.kernel]
+		c := &wideCosts[s.kernel]
+		fixed, stage := c.fixed, c.stage[pr.packed]
 		if s.joint {
-			stage = wideJointStage[pr.packed][s.kernel]
+			stage = c.joint[pr.packed]
 		}
-		fixed := wideFixed
-		if s.splits > 1 {
+		switch {
+		case s.splits > 2:
 			fixed += wideCluster
+		case s.splits == 2:
+			fixed += widePair
 		}
-		blocks := ceilDiv(rows, wideRows[s.kernel]) * ceilDiv(pr.tiles, tilesOf(wideWarps, p, s.joint))
+		blocks := ceilDiv(rows, wideKernels[s.kernel].rows) * ceilDiv(pr.tiles, s.tiles(p))
 		stages := ceilDiv(int(p.Stride)/wideColumns, s.sharers())
 		if cost := ceilDiv(blocks, fit) * (fixed + stages*stage); cost < least {
 			best, least = s, cost
@@ -350,7 +413,7 @@ func (pr *product) spread(x *executable, rows int) {
 	if s.joint {
 		l.params.Joint = 1
 	}
-	l.grid(ceilDiv(rows, wideRows[s.kernel])*s.splits, ceilDiv(pr.tiles, tilesOf(wideWarps, &l.params, s.joint)), 1)
+	l.grid(ceilDiv(rows, wideKernels[s.kernel].rows)*s.splits, ceilDiv(pr.tiles, s.tiles(&l.params)), 1)
 	l.how.Cluster, l.how.Shared = 0, uint32(s.shared(int(l.params.Segments)))
 	if s.splits > 1 {
 		l.how.Cluster = uint32(s.splits)
@@ -375,17 +438,17 @@ func (x *executable) countClusters(l *launch[kernels.ProjectParams]) error {
 	return nil
 }
 
-// stageRows is how many rows a stage of wide has (PrepareParams.stage_rows): enough for
-// every kernel that may be chosen.
-func (x *executable) stageRows(rows int) int {
-	for _, high := range wideRows {
-		if rows <= high && high >= x.dev.cfg.wideRows {
-			return high
-		}
+// stageRows is how many rows a stage of wide has (PrepareParams.stage_rows), where a test
+// wishes for kernels of so many rows, or 0: as many as any kernel that may be chosen has.
+func stageRows(rows, wish int) int {
+	if least := max(64, wish); rows <= least {
+		return least
 	}
-	most := wideRows[len(wideRows)-1]
-	return ceilDiv(rows, most) * most
+	return ceilDiv(rows, 128) * 128
 }
+
+// stageRows is the same for this executable's steps.
+func (x *executable) stageRows(rows int) int { return stageRows(rows, x.dev.cfg.wide.rows) }
 
 // newPrepare makes what enters a product of the values at in.
 func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bool) (*launch[kernels.PrepareParams], error) {

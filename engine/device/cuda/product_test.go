@@ -13,20 +13,25 @@ import (
 func TestShapesOfWide(t *testing.T) {
 	clusters, none := map[int]int{1: 132, 2: 66, 4: 31, 8: 14}, map[int]int{1: 132}
 	for _, c := range []struct {
-		rows, outputs, width, wide, splits int
-		clusters                           map[int]int
+		rows, outputs, width int
+		gated                bool
+		wide, splits         int
+		clusters             map[int]int
 	}{
-		{64, 4096, 4096, 64, 2, clusters},
-		{64, 4096, 14336, 64, 2, clusters},
-		{64, 896, 896, 64, 4, clusters}, // so few outputs want more blocks than two for each tile
-		{2048, 4096, 4096, 128, 1, clusters},
-		{64, 128256, 4096, 128, 1, clusters},
-		{64, 4096, 4096, 64, 1, none},
+		{64, 4096, 4096, false, 64, 2, clusters},
+		{64, 4096, 14336, false, 64, 2, clusters},
+		{256, 4096, 14336, false, 128, 2, clusters},
+		{64, 896, 4864, false, 64, 4, clusters}, // so few outputs want more blocks than two for each tile
+		{2048, 4096, 4096, false, 128, 1, clusters},
+		{64, 128256, 4096, false, 128, 1, clusters},
+		{64, 4096, 4096, false, 64, 1, none},
+		{256, 14336, 4096, true, 128, 1, clusters}, // two tiles a warp, and half as many rounds
+		{32, 14336, 4096, true, 128, 1, clusters},
 	} {
-		wide, splits, shared := cuda.Wide(c.rows, c.outputs, c.width, 8, c.clusters)
+		wide, splits, shared := cuda.Wide(c.rows, c.outputs, c.width, c.gated, c.clusters)
 		if wide != c.wide || splits != c.splits || shared > 227<<10 {
-			t.Errorf("%d rows of %d x %d: %d outputs, %d splits, %d bytes of shared memory, want %d and %d",
-				c.rows, c.outputs, c.width, wide, splits, shared, c.wide, c.splits)
+			t.Errorf("%d rows of %d x %d, gated %v: %d outputs, %d splits, %d bytes of shared memory, want %d and %d",
+				c.rows, c.outputs, c.width, c.gated, wide, splits, shared, c.wide, c.splits)
 		}
 	}
 }
