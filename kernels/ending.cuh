@@ -7,6 +7,14 @@
 
 static constexpr uint32_t WIDE_WARPS = 8, WIDE_WORKERS = WIDE_WARPS * 32, WIDE_OUTPUTS = 128;
 
+__device__ __forceinline__ uint32_t cluster_size() {
+    uint32_t n = 1;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(n));
+#endif
+    return n;
+}
+
 // Where what is at `at` here is in the shared memory of a block of the cluster.
 __device__ __forceinline__ uint32_t shared_of(const float *at, uint32_t rank) {
     uint32_t local = (uint32_t)__cvta_generic_to_shared(at), remote = local;
@@ -23,6 +31,17 @@ __device__ __forceinline__ float4 load_shared(uint32_t at, bool wanted) {
                  : "+f"(v.x), "+f"(v.y), "+f"(v.z), "+f"(v.w) : "r"(at), "r"((int)wanted) : "memory");
 #endif
     return v;
+}
+
+// Among the threads that multiply; of a cluster's blocks, or of one.
+__device__ __forceinline__ void workers_barrier(bool cluster) {
+#if __CUDA_ARCH__ >= 900
+    if (cluster) {
+        asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory"); // not of those that have ended
+        return;
+    }
+#endif
+    asm volatile("bar.sync 1, %0;" ::"n"(WIDE_WORKERS) : "memory");
 }
 
 // What is added where there is nothing to add: it changes no number, not even -0.
@@ -87,17 +106,52 @@ struct Outputs {
     }
 };
 
-// Which sums a block has in shared memory, and which rows it finishes.
+// The sums of a block, and the rows that it finishes.
 struct Ending {
-    const float *parts; // [place][N rows][stride]; the first place has all if there is one sharer
-    uint32_t sharers, places_log; // of the segments, in equal parts; places of a sharer's sums
-    uint32_t stride, place;       // floats of a row, with four more than there are, and of a place
+    const float *parts;   // in shared memory: [place][N rows][stride]; the first place has all if there is one sharer
+    uint32_t stride;      // floats of a row, with four more than there are
+    uint32_t place;       // floats of a place
+    uint32_t places_log;  // of a sharer: a block, or each joint warpgroup of it
     uint32_t first_tile, tiles; // of outputs; the first of both matrices with a gate
-    uint32_t first_row, begin, end; // the first that is in parts; those to finish
+    uint32_t first_row;         // of the block
+    uint32_t begin, end;        // those to finish
 };
 
-// By the first WIDE_WORKERS threads.
-__device__ __forceinline__ void finish_rows(const ProjectParams &p, const Ending &e) {
+// Where the blocks of the same outputs and rows leave their sums, numbered from 0 on:
+// [block][place][N rows][OUTPUTS, of both matrices].
+template <int N, int OUTPUTS> struct Memory {
+    float *sums;
+    uint32_t *count; // of them that are there
+    __device__ __forceinline__ Memory(const ProjectParams &p, uint32_t block, uint32_t places_log)
+        : sums((float *)p.partial + (uint64_t)(block * p.splits << places_log) * (N * OUTPUTS)), count((uint32_t *)p.count + block) {}
+};
+
+// Leaves the sums of a block's rows there, and says whether it is the last to do so. A word
+// of shared memory must be free at last.
+template <int N, int OUTPUTS> __device__ __forceinline__ bool hand_over(const ProjectParams &p, const Ending &e, const Memory<N, OUTPUTS> &memory, uint32_t rank, uint32_t *last) {
+    for (uint32_t place = 0; place < 1u << e.places_log; place++) {
+        const float *from = e.parts + place * e.place;
+        float *to = memory.sums + ((rank << e.places_log) + place) * (N * OUTPUTS);
+#pragma unroll 4
+        for (uint32_t i = threadIdx.x; i < (e.end - e.begin) * (OUTPUTS / 4); i += WIDE_WORKERS)
+            ((float4 *)to)[i] = *(const float4 *)(from + i / (OUTPUTS / 4) * e.stride + i % (OUTPUTS / 4) * 4);
+    }
+    workers_barrier(false);
+    if (threadIdx.x == 0) {
+        __threadfence(); // the sums before the count
+        *last = atomicAdd(memory.count, 1) + 1 == p.splits;
+        if (*last) {
+            *memory.count = 0; // for the next launch
+            __threadfence();
+        }
+    }
+    workers_barrier(false);
+    return *last;
+}
+
+// By the first WIDE_WORKERS threads. Sums come from memory with FAR, and else from the shared
+// memory of the block and of others of its cluster.
+template <bool FAR, int N, int OUTPUTS> __device__ __forceinline__ void finish_rows(const ProjectParams &p, const Ending &e, const float *memory) {
     const uint32_t lanes = e.tiles * 4, o = threadIdx.x % lanes * 4, step = WIDE_WORKERS / lanes; // threads of a row; rows at a time
     const Place place(p, e.first_tile + o / 16);
     const Outputs outputs(p, p.matrix[place.matrix], place.tile * 16 + o % 16, place.there);
@@ -105,25 +159,25 @@ __device__ __forceinline__ void finish_rows(const ProjectParams &p, const Ending
     // What comes from memory, or from other blocks, for AT_ONCE rows is on its way before
     // the first is used.
     constexpr int AT_ONCE = 4;
+    const uint32_t count = p.splits << p.joint << e.places_log; // segments, or the four groups; or all is one
     auto sums_of = [&](float4 *sum, uint32_t o, const uint32_t *row, const bool *there) {
-        if (e.sharers == 1) {
+        if (!FAR && count >> e.places_log == 1) {
 #pragma unroll
             for (int n = 0; n < AT_ONCE; n++)
                 sum[n] = *(const float4 *)(e.parts + (row[n] - e.first_row) * e.stride + o);
             return;
         }
-        // Four at a time, of as many as there are segments, or of the four groups.
-        const uint32_t count = e.sharers << e.places_log;
 #pragma unroll 1
         for (uint32_t s = 0; s < count; s += 4) {
             float4 v[AT_ONCE][4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const uint32_t sharer = s + i >> e.places_log, side = sharer & p.joint;
-                const uint32_t at = shared_of(e.parts + (s + i - (sharer << e.places_log)) * e.place + side * 64 + o, sharer >> p.joint);
+                const uint32_t sharer = s + i >> e.places_log, place = s + i - (sharer << e.places_log), rank = sharer >> p.joint, side = sharer & p.joint;
+                const uint32_t at = FAR ? 0 : shared_of(e.parts + place * e.place + side * 64 + o, rank);
 #pragma unroll
                 for (int n = 0; n < AT_ONCE; n++)
-                    v[n][i] = load_shared(at + (row[n] - e.first_row) * (e.stride * 4), there[n]);
+                    v[n][i] = FAR ? __ldcg((const float4 *)(memory + (((rank << e.places_log) + place) * N + row[n] - e.first_row) * OUTPUTS + side * 64 + o))
+                                  : load_shared(at + (row[n] - e.first_row) * (e.stride * 4), there[n]);
             }
 #pragma unroll
             for (int n = 0; n < AT_ONCE; n++)

@@ -199,6 +199,8 @@ struct ProjectParams {
     uint64_t scale;    // *float
     uint64_t residual; // *float, rows x outs of the first matrix, or 0
     uint64_t best;     // *uint64 by row: the largest output and its number, or 0 (see ranked)
+    uint64_t partial;  // *float: the sums of blocks of wide that share outputs
+    uint64_t count;    // *uint32, by the blocks' outputs and rows: how many are there; 0 between launches
     uint32_t matrices;
     uint32_t rows;
     uint32_t width;
@@ -209,6 +211,7 @@ struct ProjectParams {
     uint32_t gated;    // two matrices, silu(first) * second
     uint32_t stage_rows; // what prepare was told
     uint32_t joint;    // the warpgroups of a block of wide make the same outputs
+    uint32_t splits;   // and so many of its blocks do
     uint32_t tiles;    // of all matrices; of one with a gate
     float inverse_width;
     float eps;

@@ -13,10 +13,11 @@
 // row r lie at c ^ r%8. What rows there are beyond the step's is anything, and ends
 // nowhere.
 //
-// Where that makes too few blocks, a cluster of blocks shares the segments of the
-// same outputs, in order; each keeps the sums of its own in shared memory, and at the
-// end adds up those of all for a part of the rows, segment after segment. In the same
-// way the two warpgroups of a block can share its segments, and make 64 outputs: they
+// Where that makes too few blocks, several share the segments of the same outputs, in
+// order. They are a cluster, and each adds up the sums of all for a part of the rows; or,
+// since a GPU has no room for clusters of four on all its multiprocessors, each hands its
+// sums over through memory, and the last to do so adds them up, which is later by a
+// microsecond. In the same way the two warpgroups of a block can share its segments, and make 64 outputs: they
 // are joint. Then each is at other columns and has stages of its own, in every second
 // place of those there are; a block has as many on their way as without, but needs
 // activations twice as fast. It is not for matrices with a gate.
@@ -43,14 +44,6 @@ template <int N, int TILES> struct Wide {
 template <class W> __device__ __forceinline__ uint32_t wide_segment(uint32_t segment, const ProjectParams &p) {
     constexpr uint32_t UNIT = W::CHUNKS < 4 ? 4 / W::CHUNKS : 1;
     return min((segment * ((p.steps + UNIT - 1) / UNIT) >> (31 - __clz(p.segments))) * UNIT, p.steps);
-}
-
-__device__ __forceinline__ uint32_t cluster_size() {
-    uint32_t n = 1;
-#if __CUDA_ARCH__ >= 900
-    asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(n));
-#endif
-    return n;
 }
 
 // The stages of activations on their way through shared memory: first the halves of
@@ -350,18 +343,18 @@ template <class W, int N> __device__ __forceinline__ void wide_packed(const Proj
 // Dynamic shared memory: the stages; the places of WideSums (wideShape.places in the host's
 // words).
 //
-// Grid: (row blocks * blocks of a cluster, blocks of tiles).
+// Grid: (row blocks * blocks that share, blocks of tiles).
 template <class W, int N, int TILES = 1> __device__ __forceinline__ void wide(const ProjectParams &p) {
     typedef Wide<N, TILES> Shape;
     extern __shared__ __align__(1024) char shared[];
     const uint32_t warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
     const uint32_t tiles_here = WIDE_WARPS * TILES >> (p.gated | p.joint); // of each matrix with a gate
-    const uint32_t blocks = cluster_size(), rank = blocks > 1 ? cluster_rank() : 0;
-    const uint32_t first_row = blockIdx.x / blocks * N, first_tile = blockIdx.y * tiles_here;
+    const uint32_t splits_log = 31 - __clz(p.splits), row_block = blockIdx.x >> splits_log, rank = blockIdx.x & (p.splits - 1);
+    const uint32_t first_row = row_block * N, first_tile = blockIdx.y * tiles_here;
     let_next_start();
     // Whose stages the warp uses or asks for, and which it is of those that share segments.
     const uint32_t group = p.joint ? warp < WIDE_WARPS ? warp / 4 : warp - WIDE_WARPS : 0;
-    const uint32_t sharers = blocks << p.joint, each = p.segments / sharers, sharer = (rank << p.joint) + group;
+    const uint32_t sharers = p.splits << p.joint, each = p.segments / sharers, sharer = (rank << p.joint) + group;
     float *parts = (float *)(shared + Shape::STAGES_BYTES);
     Stages<N> stages(p, shared, group);
     if (threadIdx.x == 0)
@@ -374,9 +367,6 @@ template <class W, int N, int TILES = 1> __device__ __forceinline__ void wide(co
             wait_for_previous();
             stages.ask(first_row, begin * W::CHUNKS / 4, (end * W::CHUNKS + 3) / 4);
         }
-        __syncwarp();
-        cluster_barrier(blocks > 1); // both as below
-        cluster_barrier(blocks > 1);
         return; // all that follows would have to do with 24 registers if it came this way, too
     }
     more_registers<240>();
@@ -397,8 +387,19 @@ template <class W, int N, int TILES = 1> __device__ __forceinline__ void wide(co
 
     // Through shared memory, so that outputs are written side by side and gates meet.
     wait_for_previous();
-    cluster_barrier(blocks > 1);
-    const uint32_t rows = N / blocks, there = p.rows > first_row ? p.rows - first_row : 0;
-    finish_rows(p, {parts, sharers, 31u - __clz(each / gathered(p, each)), Shape::STRIDE, Shape::PLACE, first_tile, tiles_here, first_row, first_row + rank * rows, first_row + min((rank + 1) * rows, there)});
-    cluster_barrier(blocks > 1); // the others have read this block's sums
+    const uint32_t blocks = cluster_size(), there = p.rows > first_row ? p.rows - first_row : 0, places_log = 31 - __clz(each / gathered(p, each));
+    constexpr uint32_t OUTPUTS = WIDE_OUTPUTS * TILES;
+    if (p.splits > blocks) {
+        const Ending ending{parts, Shape::STRIDE, Shape::PLACE, places_log, first_tile, tiles_here, first_row, first_row, first_row + min((uint32_t)N, there)};
+        const Memory<N, OUTPUTS> memory(p, blockIdx.y * (gridDim.x >> splits_log) + row_block, places_log);
+        workers_barrier(false);
+        if (hand_over(p, ending, memory, rank, (uint32_t *)shared)) // the stages have been used
+            finish_rows<true, N, OUTPUTS>(p, ending, memory.sums);
+        return;
+    }
+    workers_barrier(blocks > 1);
+    const uint32_t rows = N / blocks; // to finish
+    finish_rows<false, N, OUTPUTS>(p, {parts, Shape::STRIDE, Shape::PLACE, places_log, first_tile, tiles_here, first_row, first_row + rank * rows, first_row + min((rank + 1) * rows, there)}, 0);
+    if (blocks > 1)
+        workers_barrier(true); // the others have read this block's sums
 }

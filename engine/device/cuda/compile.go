@@ -243,10 +243,8 @@ func (x *executable) takeScratch() error {
 		return err
 	}
 	x.layOut(&arena{base: uint64(x.scratch.ptr)})
-	if x.counts != 0 {
-		if err := x.dev.drv.Fill8(driver.Ptr(x.counts), 0, 4*maxCounts, x.dev.stream); err != nil {
-			return x.dev.wrap(err, "scratch memory")
-		}
+	if err := x.dev.drv.Fill8(driver.Ptr(x.counts), 0, 4*maxCounts, x.dev.stream); err != nil {
+		return x.dev.wrap(err, "scratch memory")
 	}
 	if x.host, err = x.dev.drv.HostAlloc(4 * fetchRows * x.prog.Vocab); err != nil {
 		return x.dev.wrap(err, "memory for logits")
@@ -326,11 +324,9 @@ func (x *executable) layOut(a *arena) {
 		x.turns[i].best = a.take(8 * n)
 	}
 	x.drawing.layOut(a, x)
-	if heads > 0 {
-		x.partMax = partialBytes / 4
-		x.partial = a.take(partialBytes)
-		x.counts = a.take(4 * maxCounts)
-	}
+	x.partMax = partialBytes / 4
+	x.partial = a.take(partialBytes)
+	x.counts = a.take(4 * maxCounts)
 }
 
 // assign gives every value a place. A place is free again after the last

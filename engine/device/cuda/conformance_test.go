@@ -50,13 +50,18 @@ func TestBitsOfEveryWide(t *testing.T) {
 		rows, tiles int
 		joint       bool
 		splits      int
+		far         bool
 	}{
-		{32, 1, false, 0}, {32, 1, true, 0}, {64, 1, false, 0}, {64, 1, true, 0}, {128, 1, false, 0}, {128, 1, true, 0},
-		{64, 2, false, 0}, {128, 2, false, 0},
-		{64, 1, false, 2}, {64, 1, true, 4}, {128, 1, false, 1}, {128, 1, false, 2}, {128, 1, false, 4}, {128, 1, false, 8}, {128, 2, false, 8},
+		{32, 1, false, 0, false}, {32, 1, true, 0, false}, {64, 1, false, 0, false}, {64, 1, true, 0, false},
+		{128, 1, false, 0, false}, {128, 1, true, 0, false}, {64, 2, false, 0, false}, {128, 2, false, 0, false},
+		{64, 1, false, 2, false}, {64, 1, true, 4, false}, {128, 1, false, 1, false}, {128, 1, false, 2, false},
+		{128, 1, false, 4, false}, {128, 1, false, 8, false}, {128, 2, false, 8, false},
+		{32, 1, true, 4, true}, {64, 1, false, 4, true}, {128, 1, false, 2, true}, {128, 1, true, 2, true},
+		{128, 1, false, 4, true}, {128, 1, false, 8, true}, {128, 2, false, 4, true},
 	} {
-		t.Run(fmt.Sprintf("%d rows, %d tiles, joint=%v, splits=%d", wide.rows, wide.tiles, wide.joint, wide.splits), func(t *testing.T) {
-			shared := open(t, cuda.WithWide(cuda.Config{}, wide.rows, wide.tiles, wide.joint, wide.splits))
+		name := fmt.Sprintf("%d rows, %d tiles, joint=%v, splits=%d, far=%v", wide.rows, wide.tiles, wide.joint, wide.splits, wide.far)
+		t.Run(name, func(t *testing.T) {
+			shared := open(t, cuda.WithWide(cuda.Config{}, wide.rows, wide.tiles, wide.joint, wide.splits, wide.far))
 			t.Cleanup(func() { shared.Close() })
 			devicetest.Batches(t, func(t *testing.T) device.Device { return keepOpen{shared} })
 		})

@@ -155,10 +155,10 @@ func Unrecorded(cfg Config) Config {
 }
 
 // WithWide is a configuration in which wide has so many rows a block, and, wherever there
-// is such a shape, so many tiles a warp, joint warpgroups or not, and so many blocks that
-// share segments, or any number if that is 0.
-func WithWide(cfg Config, rows, tiles int, joint bool, splits int) Config {
-	cfg.wide = wideWish{rows, tiles, splits, joint}
+// is such a shape, so many tiles a warp, joint warpgroups or not, so many blocks that
+// share segments, or any number if that is 0, and through memory or not.
+func WithWide(cfg Config, rows, tiles int, joint bool, splits int, far bool) Config {
+	cfg.wide = wideWish{rows, tiles, splits, joint, far}
 	return cfg
 }
 
@@ -171,7 +171,8 @@ func Wide(rows, outputs, width int, gated bool, clusters map[int]int) (wide, spl
 	if gated {
 		segments, gate = 4, 1
 	}
-	pr := &product{tiles: ceilDiv(outputs, tileRows), clusters: clusters, shapes: wideShapes(segments, gated, 227<<10, func(int) bool { return true })}
+	pr := &product{tiles: ceilDiv(outputs, tileRows), clusters: clusters}
+	pr.setShapes(wideShapes(segments, gated, 227<<10, func(int) bool { return true }), wideWish{})
 	for i := range pr.wide {
 		pr.wide[i] = &launch[kernels.ProjectParams]{params: kernels.ProjectParams{Stride: uint32(stride(width)), Segments: uint32(segments), Gated: gate}}
 	}

@@ -67,6 +67,9 @@ func kernelCases(t *testing.T) (cases []kernelCase) {
 	}
 	addWide("_wide128_pairs", quant.F16, 4)
 	addWide("_wide64_pairs", quant.F16, 5)
+	for _, typ := range []quant.Type{quant.F16, quant.Q8_0, quant.Q4_K} {
+		addWide("_far", typ, 6)
+	}
 	add("heads_alone", []int{1, 10}, quant.F16, 64, 2, 2, 64, 64) // that share nothing
 	add("shared_tiles", []int{3}, quant.F16, 64, 2, 1, 32, 2048)  // two blocks of few for each
 	// Values in another format than queries and keys, as in llama.cpp's mixtures.
@@ -89,14 +92,16 @@ func kernelCases(t *testing.T) (cases []kernelCase) {
 
 // everyDevice are what the cases run on: one that takes what should be done first, two
 // that take wide128 for all of more than a few rows, one with joint warpgroups, one
-// that takes wide64, and two that take either with two tiles for a warp.
+// that takes wide64, two that take either with two tiles for a warp, and one whose
+// blocks share outputs through memory.
 var everyDevice = []func(cuda.Config) cuda.Config{
 	func(cfg cuda.Config) cuda.Config { return cfg },
-	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 128, 1, false, 0) },
-	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 128, 1, true, 0) },
-	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 64, 1, false, 0) },
-	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 128, 2, false, 0) },
-	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 64, 2, false, 0) },
+	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 128, 1, false, 0, false) },
+	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 128, 1, true, 0, false) },
+	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 64, 1, false, 0, false) },
+	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 128, 2, false, 0, false) },
+	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 64, 2, false, 0, false) },
+	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 128, 1, false, 4, true) },
 }
 
 // everyKernel runs the cases for the device, one of everyDevice, and says how many were

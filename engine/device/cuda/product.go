@@ -1,16 +1,14 @@
 package cuda
 
 import (
-	"math"
 	"math/bits"
 	"slices"
 
 	"kigo/engine/device"
-	"kigo/engine/device/cuda/driver"
 	"kigo/kernels"
 )
 
-// The shapes of kernels/one.cuh, few.cuh, many.cuh and wide.cuh.
+// The shapes of kernels/few.cuh and many.cuh.
 const (
 	fewRows        = 8
 	manyRows       = 64
@@ -20,115 +18,9 @@ const (
 	fewSharedLimit = 96 << 10 // beyond it, many does as well
 	runValues      = 256      // whose squares are summed together
 
-	fewWarps    = 8
-	wideWarps   = 8 // that multiply
-	wideThreads = 32*wideWarps + 128
-	wideOutputs = 128 // by one tile of each warp
-	wideColumns = 64
-
+	fewWarps      = 8
 	segmentGroups = 4 // of the segments of a row of weights
 )
-
-// wideKernels are the kernels wide that there may be: rows of a block, tiles of a
-// warp. Only for weights of 16 bits has a warp two.
-var wideKernels = [...]struct {
-	name        string
-	rows, tiles int
-}{{"wide32_", 32, 1}, {"wide64_", 64, 1}, {"wide128_", 128, 1}, {"wide64_pairs_", 64, 2}, {"wide128_pairs_", 128, 2}}
-
-// maxCluster is how many blocks may form a cluster on every GPU that has them.
-const maxCluster = 8
-
-// wideShape is a way to launch wide; see kernels/wide.cuh.
-type wideShape struct {
-	kernel int  // by wideKernels
-	splits int  // blocks that share the segments of the same outputs
-	joint  bool // and so do the warpgroups of each
-}
-
-// sharers is how many share the segments of the same outputs, in equal parts.
-func (s wideShape) sharers() int {
-	if s.joint {
-		return 2 * s.splits
-	}
-	return s.splits
-}
-
-// places is for how many sums a sharer has shared memory, where a row of weights has so
-// many segments: see WideSums in kernels/wide.cuh.
-func (s wideShape) places(segments int) int {
-	group, each := segments/segmentGroups, segments/s.sharers()
-	switch {
-	case s.sharers() == 1:
-		return min(group, 2)
-	case each >= group:
-		return each / group
-	}
-	return each
-}
-
-// shared is the dynamic shared memory of a block.
-func (s wideShape) shared(segments int) int {
-	k, stages := wideKernels[s.kernel], 8
-	if k.rows > 64 {
-		stages = 5
-	}
-	return stages*(k.rows*wideColumns*2+16) + s.places(segments)*4*k.rows*(k.tiles*wideOutputs+4)
-}
-
-// wideShapes are the shapes for which there is a kernel and shared memory.
-func wideShapes(segments int, gated bool, sharedLimit int, exists func(kernel int) bool) (shapes []wideShape) {
-	for i, k := range wideKernels {
-		for splits := 1; splits <= maxCluster; splits *= 2 {
-			for _, joint := range []bool{false, true} {
-				s := wideShape{i, splits, joint}
-				if !exists(i) || s.sharers() > segments || s.shared(segments) > sharedLimit || joint && gated {
-					continue
-				}
-				if k.tiles > 1 && (joint || s.places(segments) > 1) {
-					continue
-				}
-				shapes = append(shapes, s)
-			}
-		}
-	}
-	return shapes
-}
-
-// tiles is how many tiles of one matrix a block has.
-func (s wideShape) tiles(p *kernels.ProjectParams) int {
-	return wideKernels[s.kernel].tiles * tilesOf(wideWarps, p, s.joint)
-}
-
-// A wideWish is for tests, which want every shape of wide.
-type wideWish struct {
-	rows, tiles, splits int
-	joint               bool
-}
-
-// among are the shapes that fulfil the wish, or as much of it as any does.
-func (w wideWish) among(shapes []wideShape) []wideShape {
-	if w.rows == 0 {
-		return shapes
-	}
-	for _, fits := range []func(s wideShape) bool{
-		func(s wideShape) bool { return wideKernels[s.kernel].rows == w.rows },
-		func(s wideShape) bool { return wideKernels[s.kernel].tiles == w.tiles },
-		func(s wideShape) bool { return s.joint == w.joint },
-		func(s wideShape) bool { return s.splits == w.splits || w.splits == 0 },
-	} {
-		var some []wideShape
-		for _, s := range shapes {
-			if fits(s) {
-				some = append(some, s)
-			}
-		}
-		if len(some) > 0 {
-			shapes = some
-		}
-	}
-	return shapes
-}
 
 // product is one launch of a projection: matrices of one format and width, by
 // the kernel that fits the number of rows.
@@ -139,9 +31,10 @@ type product struct {
 	params         kernels.ProjectParams // what all its launches begin with
 	clusters       map[int]int           // of wide's blocks that fit on the GPU at one time, by their size
 	shapes         []wideShape           // that wide can have
+	plain          wideShape             // one of them that always fits
 	wish           int                   // rows of a block, for tests; or 0
 	one, few, many *launch[kernels.ProjectParams]
-	wide           [len(wideKernels)]*launch[kernels.ProjectParams] // all are there, or many is
+	wide           [len(wideKernels)]*launch[kernels.ProjectParams] // those of the format are there, or many is
 }
 
 // all are the launches that there are.
@@ -206,6 +99,7 @@ func (x *executable) projectParams(p *placement, matrices []kernels.Matrix, gate
 func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix, gated bool, in, residual uint64, norm *device.Norm) (*product, error) {
 	p := &x.ws.places[like]
 	params := x.projectParams(p, matrices, gated, in, residual, norm)
+	params.Partial, params.Count = x.partial, x.counts
 	params.Steps = uint32(p.steps())
 	params.Segments = uint32(x.segments(p, gated, int(params.Tiles)))
 	params.SegmentsLog = uint32(bits.TrailingZeros32(params.Segments))
@@ -213,12 +107,12 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 	if gated {
 		warps *= 2
 	}
-	pr := &product{tiles: int(params.Tiles), like: p, params: params, clusters: x.clusters, wish: x.dev.cfg.wide.rows}
+	pr := &product{tiles: int(params.Tiles), like: p, params: params, clusters: x.clusters}
 	if p.scheme.stepCols > 16 {
 		pr.packed = 1
 	}
 	exists := func(kernel int) bool { return x.dev.code.kernels[wideKernels[kernel].name+p.scheme.kernel] != nil }
-	pr.shapes = x.dev.cfg.wide.among(wideShapes(int(params.Segments), gated, x.dev.props.SharedPerBlockOptin, exists))
+	pr.setShapes(wideShapes(int(params.Segments), gated, x.dev.props.SharedPerBlockOptin, exists), x.dev.cfg.wide)
 	prepare := func(name string, threads, shared int) (*launch[kernels.ProjectParams], error) {
 		l, err := newLaunch(x.dev, name, threads, params)
 		if err != nil {
@@ -250,7 +144,7 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 			continue // in the machine code for this GPU, or for this format
 		}
 		most := 0
-		for _, s := range pr.shapes {
+		for _, s := range append(slices.Clone(pr.shapes), pr.plain) {
 			if s.kernel == i {
 				most = max(most, s.shared(int(params.Segments)))
 			}
@@ -327,57 +221,6 @@ func (pr *product) takes(rows int) *launch[kernels.ProjectParams] {
 	return pr.many
 }
 
-// What a block of wide takes, in hundredths of a microsecond of an H200: before and
-// after the stages, and for a stage, of weights of 16 bits and of others, by wideKernels.
-// Of joint warpgroups each has a stage in that time. Fitted to what choosing by them
-// costs: kernels/lab has how.
-var wideCosts = [len(wideKernels)]struct {
-	fixed        int
-	stage, joint [2]int
-}{
-	{429, [2]int{36, 28}, [2]int{35, 27}},
-	{442, [2]int{44, 34}, [2]int{45, 34}},
-	{554, [2]int{57, 51}, [2]int{81, 70}},
-	{404, [2]int{68}, [2]int{}},
-	{636, [2]int{77}, [2]int{}},
-}
-
-// What a cluster takes besides, of two blocks and of more.
-const (
-	widePair    = 37
-	wideCluster = 254
-)
-
-// cheapest is the shape of wide that should be done first with so many rows. All have
-// the same result.
-func (pr *product) cheapest(rows int) (best wideShape) {
-	least := math.MaxInt
-	for _, s := range pr.shapes {
-		fit := pr.clusters[s.splits]
-		if fit == 0 || wideKernels[s.kernel].rows > stageRows(rows, pr.wish) {
-			continue
-		}
-		p := &pr.wide[s.kernel].params
-		c := &wideCosts[s.kernel]
-		fixed, stage := c.fixed, c.stage[pr.packed]
-		if s.joint {
-			stage = c.joint[pr.packed]
-		}
-		switch {
-		case s.splits > 2:
-			fixed += wideCluster
-		case s.splits == 2:
-			fixed += widePair
-		}
-		blocks := ceilDiv(rows, wideKernels[s.kernel].rows) * ceilDiv(pr.tiles, s.tiles(p))
-		stages := ceilDiv(int(p.Stride)/wideColumns, s.sharers())
-		if cost := ceilDiv(blocks, fit) * (fixed + stages*stage); cost < least {
-			best, least = s, cost
-		}
-	}
-	return best
-}
-
 // isWide says whether a launch is one of wide's.
 func (pr *product) isWide(l *launch[kernels.ProjectParams]) bool {
 	return slices.Contains(pr.wide[:], l)
@@ -404,51 +247,6 @@ func (pr *product) run(x *executable, rows int, pick uint64) error {
 	l.params.Rows, l.params.Pick = uint32(rows), pick
 	return start(x.dev, l, x.dev.stream)
 }
-
-// spread sets the grid of the cheapest wide.
-func (pr *product) spread(x *executable, rows int) {
-	s := pr.cheapest(rows)
-	l := pr.wide[s.kernel]
-	l.params.StageRows, l.params.Joint = uint32(x.stageRows(rows)), 0
-	if s.joint {
-		l.params.Joint = 1
-	}
-	l.grid(ceilDiv(rows, wideKernels[s.kernel].rows)*s.splits, ceilDiv(pr.tiles, s.tiles(&l.params)), 1)
-	l.how.Cluster, l.how.Shared = 0, uint32(s.shared(int(l.params.Segments)))
-	if s.splits > 1 {
-		l.how.Cluster = uint32(s.splits)
-	}
-}
-
-// countClusters finds out how many clusters of a kernel wide fit on the GPU, once: a
-// block fills a multiprocessor's registers, whichever kernel it is of.
-func (x *executable) countClusters(l *launch[kernels.ProjectParams]) error {
-	if len(x.clusters) > 0 {
-		return nil
-	}
-	x.clusters[1] = x.dev.props.SMs
-	for size := 2; x.dev.props.Clusters && size <= maxCluster; size *= 2 {
-		how := driver.Launch{Grid: [3]uint32{uint32(size), 1, 1}, Block: l.how.Block, Cluster: uint32(size)}
-		n, err := x.dev.drv.ActiveClusters(l.kernel.fn, &how)
-		if err != nil {
-			return x.dev.wrap(err, "kernel %s", l.kernel.name)
-		}
-		x.clusters[size] = n
-	}
-	return nil
-}
-
-// stageRows is how many rows a stage of wide has (PrepareParams.stage_rows), where a test
-// wishes for kernels of so many rows, or 0: as many as any kernel that may be chosen has.
-func stageRows(rows, wish int) int {
-	if least := max(64, wish); rows <= least {
-		return least
-	}
-	return ceilDiv(rows, 128) * 128
-}
-
-// stageRows is the same for this executable's steps.
-func (x *executable) stageRows(rows int) int { return stageRows(rows, x.dev.cfg.wide.rows) }
 
 // newPrepare makes what enters a product of the values at in.
 func (x *executable) newPrepare(in uint64, width int, norm *device.Norm, wide bool) (*launch[kernels.PrepareParams], error) {
