@@ -47,21 +47,34 @@ __device__ __forceinline__ void workers_barrier(bool cluster) {
 // What is added where there is nothing to add: it changes no number, not even -0.
 static constexpr float NOTHING = -0.f;
 
-// Up to four outputs of a matrix, side by side.
+// What products become besides their sums and a row's factor: of up to four outputs of a
+// matrix, side by side.
+struct Touch {
+    float down, bias[4];
+
+    __device__ __forceinline__ Touch(const Matrix &m, uint32_t number, uint32_t count) : down(m.down), bias{NOTHING, NOTHING, NOTHING, NOTHING} {
+        if (m.bias)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                bias[i] = i < count ? ((const float *)m.bias)[number + i] : NOTHING;
+    }
+    __device__ __forceinline__ float4 of(float4 sum, float scale) const {
+        const float by = __fmul_rn(scale, down);
+        return make_float4(__fadd_rn(__fmul_rn(sum.x, by), bias[0]), __fadd_rn(__fmul_rn(sum.y, by), bias[1]),
+                           __fadd_rn(__fmul_rn(sum.z, by), bias[2]), __fadd_rn(__fmul_rn(sum.w, by), bias[3]));
+    }
+};
+
+// Where they go.
 struct Outputs {
     float *out;
     const float *residual; // as out; or 0
     uint32_t number, count, outs;
     bool together; // all four, or none, at addresses that are multiples of 16
-    float down, bias[4];
 
     __device__ __forceinline__ Outputs(const ProjectParams &p, const Matrix &m, uint32_t number, bool there)
         : out((float *)m.out), residual((const float *)p.residual), number(number), count(there && number < m.outs ? min(m.outs - number, 4) : 0),
-          outs(m.outs), together(m.outs % 4 == 0 && ((m.out | p.residual) & 15) == 0), down(m.down) {
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            bias[i] = m.bias && i < count ? ((const float *)m.bias)[number + i] : NOTHING;
-    }
+          outs(m.outs), together(m.outs % 4 == 0 && ((m.out | p.residual) & 15) == 0) {}
     __device__ __forceinline__ float4 residual_of(uint32_t row) const {
         float4 v = make_float4(NOTHING, NOTHING, NOTHING, NOTHING);
         if (!residual)
@@ -74,12 +87,6 @@ struct Outputs {
         v.z = count > 2 ? __ldcg(at + 2) : NOTHING;
         v.w = count > 3 ? __ldcg(at + 3) : NOTHING;
         return v;
-    }
-    // The products, of their sums and the row's factor.
-    __device__ __forceinline__ float4 of(float4 sum, float scale) const {
-        const float by = __fmul_rn(scale, down);
-        return make_float4(__fadd_rn(__fmul_rn(sum.x, by), bias[0]), __fadd_rn(__fmul_rn(sum.y, by), bias[1]),
-                           __fadd_rn(__fmul_rn(sum.z, by), bias[2]), __fadd_rn(__fmul_rn(sum.w, by), bias[3]));
     }
     __device__ __forceinline__ void store(uint32_t row, float4 y) const {
         float *at = out + (uint64_t)row * outs + number;
@@ -155,10 +162,11 @@ template <bool FAR, int N, int OUTPUTS> __device__ __forceinline__ void finish_r
     const uint32_t lanes = e.tiles * 4, o = threadIdx.x % lanes * 4, step = WIDE_WORKERS / lanes; // threads of a row; rows at a time
     const Place place(p, e.first_tile + o / 16);
     const Outputs outputs(p, p.matrix[place.matrix], place.tile * 16 + o % 16, place.there);
-    const Outputs gate(p, p.matrix[p.gated], place.tile * 16 + o % 16, p.gated && place.there);
+    const Touch touch(p.matrix[place.matrix], outputs.number, outputs.count);
     // What comes from memory, or from other blocks, for AT_ONCE rows is on its way before
-    // the first is used.
-    constexpr int AT_ONCE = 4;
+    // the first is used. A thread has no more than two where sharers are many: in products
+    // that take so few microseconds what counts is how many instructions there are.
+    constexpr int AT_ONCE = N > 64 ? 4 : 2;
     const uint32_t count = p.splits << p.joint << e.places_log; // segments, or the four groups; or all is one
     auto sums_of = [&](float4 *sum, uint32_t o, const uint32_t *row, const bool *there) {
         if (!FAR && count >> e.places_log == 1) {
@@ -191,21 +199,20 @@ template <bool FAR, int N, int OUTPUTS> __device__ __forceinline__ void finish_r
         uint32_t row[AT_ONCE];
         bool there[AT_ONCE];
         float scale[AT_ONCE];
-        uint64_t seen[AT_ONCE];
         float4 residual[AT_ONCE], y[AT_ONCE];
 #pragma unroll
         for (int n = 0; n < AT_ONCE; n++) {
             row[n] = min(first + in_warp + n * step, e.end - 1);
             there[n] = first + in_warp + n * step < e.end;
             scale[n] = ((const float *)p.scale)[row[n]];
-            seen[n] = best_seen(p, row[n]);
             residual[n] = outputs.residual_of(row[n]);
         }
         sums_of(y, o, row, there);
 #pragma unroll
         for (int n = 0; n < AT_ONCE; n++)
-            y[n] = outputs.of(y[n], scale[n]);
+            y[n] = touch.of(y[n], scale[n]);
         if (p.gated) {
+            const Touch gate(p.matrix[1], outputs.number, outputs.count);
             float4 other[AT_ONCE];
             sums_of(other, e.tiles * 16 + o, row, there);
 #pragma unroll
@@ -220,9 +227,14 @@ template <bool FAR, int N, int OUTPUTS> __device__ __forceinline__ void finish_r
             if (there[n])
                 outputs.store(row[n], y[n]);
         }
-        if (p.best)
+        if (!p.best)
+            continue;
+        uint64_t seen[AT_ONCE];
 #pragma unroll
-            for (int n = 0; n < AT_ONCE; n++)
-                raise<16>(p, row[n], there[n] ? outputs.best(y[n]) : 0, seen[n]);
+        for (int n = 0; n < AT_ONCE; n++)
+            seen[n] = best_seen(p, row[n]);
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; n++)
+            raise<16>(p, row[n], there[n] ? outputs.best(y[n]) : 0, seen[n]);
     }
 }

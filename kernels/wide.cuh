@@ -116,8 +116,8 @@ template <int N> struct Stages {
 };
 
 // How many segments are summed in one place of shared memory, where somebody has so many
-// of them: those of a group, or one, if it has less than a group.
-__device__ __forceinline__ uint32_t gathered(const ProjectParams &p, uint32_t each) { return each >= p.segments / 4 ? p.segments / 4 : 1; }
+// of them: those of a group, or one, if it has less than a group. As powers of two.
+__device__ __forceinline__ uint32_t gathered_log(const ProjectParams &p, uint32_t each_log) { return each_log + 2 >= p.segments_log ? p.segments_log - 2 : 0; }
 
 // Sums of a warp's tiles and N rows: v of the segment at hand, and in shared memory
 // those of the segments before. A block that has all segments gathers them in the first
@@ -150,15 +150,15 @@ template <class W, int N, int TILES> struct WideSums {
             float *place = mine; // of the segment's sums
             bool more = segment > first, all = false; // there are some; there the group meets those before
             if (TILES == 1) {
-                const uint32_t each = p.segments / 4, together = gathered(p, last - first), in_place = segment & (together - 1);
-                const bool alone = last - first == p.segments;
-                place += (alone ? segment >= each : (segment - first) / together) * Shape::PLACE;
+                const uint32_t together = gathered_log(p, 31 - __clz(last - first)), in_place = segment & (1 << together) - 1;
+                const bool alone = last - first == p.segments, behind = segment >> together > 0; // the first group
+                place += (alone ? behind : segment - first >> together) * Shape::PLACE;
                 more = in_place > 0;
-                all = alone && segment >= each && in_place == each - 1;
+                all = alone && behind && in_place + 1 == 1 << together;
             }
             float *to = all ? mine : place;
             // Eight are on their way at a time: more would take the room of weights, which
-            // the compiler has to be told.
+            // the compiler has to be told; and so would branches in place of conditions.
 #pragma unroll
             for (int i = 0; i < TILES * Shape::SUMS; i += 8) {
                 const int tile = i / Shape::SUMS, n = i % Shape::SUMS;
@@ -354,13 +354,13 @@ template <class W, int N, int TILES = 1> __device__ __forceinline__ void wide(co
     let_next_start();
     // Whose stages the warp uses or asks for, and which it is of those that share segments.
     const uint32_t group = p.joint ? warp < WIDE_WARPS ? warp / 4 : warp - WIDE_WARPS : 0;
-    const uint32_t sharers = p.splits << p.joint, each = p.segments / sharers, sharer = (rank << p.joint) + group;
+    const uint32_t each_log = p.segments_log - splits_log - p.joint, sharer = (rank << p.joint) + group; // segments of a sharer
     float *parts = (float *)(shared + Shape::STAGES_BYTES);
     Stages<N> stages(p, shared, group);
     if (threadIdx.x == 0)
         stages.init();
     __syncthreads();
-    const uint32_t begin = wide_segment<W>(sharer * each, p), end = wide_segment<W>((sharer + 1) * each, p);
+    const uint32_t begin = wide_segment<W>(sharer << each_log, p), end = wide_segment<W>(sharer + 1 << each_log, p);
     if (warp >= WIDE_WARPS) {
         fewer_registers<24>();
         if (threadIdx.x % 32 == 0 && warp <= WIDE_WARPS + p.joint) {
@@ -378,7 +378,7 @@ template <class W, int N, int TILES = 1> __device__ __forceinline__ void wide(co
         const Place place(p, first_tile + n % tiles_here);
         tile[t] = {p.matrix + (p.gated ? n / tiles_here : place.matrix), place.there ? place.tile : 0};
     }
-    WideSums<W, N, TILES> sums(p, parts, sharer * each, (sharer + 1) * each);
+    WideSums<W, N, TILES> sums(p, parts, sharer << each_log, sharer + 1 << each_log);
     if constexpr (W::CONVERTED)
         wide_packed<W, N>(p, sums, stages, tile[0], begin, end);
     else
@@ -387,7 +387,7 @@ template <class W, int N, int TILES = 1> __device__ __forceinline__ void wide(co
 
     // Through shared memory, so that outputs are written side by side and gates meet.
     wait_for_previous();
-    const uint32_t blocks = cluster_size(), there = p.rows > first_row ? p.rows - first_row : 0, places_log = 31 - __clz(each / gathered(p, each));
+    const uint32_t blocks = cluster_size(), there = p.rows > first_row ? p.rows - first_row : 0, places_log = each_log - gathered_log(p, each_log);
     constexpr uint32_t OUTPUTS = WIDE_OUTPUTS * TILES;
     if (p.splits > blocks) {
         const Ending ending{parts, Shape::STRIDE, Shape::PLACE, places_log, first_tile, tiles_here, first_row, first_row, first_row + min((uint32_t)N, there)};
@@ -398,7 +398,7 @@ template <class W, int N, int TILES = 1> __device__ __forceinline__ void wide(co
         return;
     }
     workers_barrier(blocks > 1);
-    const uint32_t rows = N / blocks; // to finish
+    const uint32_t rows = N >> (blocks > 1 ? splits_log : 0); // to finish
     finish_rows<false, N, OUTPUTS>(p, {parts, Shape::STRIDE, Shape::PLACE, places_log, first_tile, tiles_here, first_row, first_row + rank * rows, first_row + min((rank + 1) * rows, there)}, 0);
     if (blocks > 1)
         workers_barrier(true); // the others have read this block's sums

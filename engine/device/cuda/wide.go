@@ -138,20 +138,20 @@ var wideCosts = [len(wideKernels)]struct {
 	fixed        int
 	stage, joint [2]int
 }{
-	{426, [2]int{32, 28}, [2]int{26, 23}},
-	{496, [2]int{40, 30}, [2]int{35, 29}},
-	{670, [2]int{45, 45}, [2]int{54, 54}},
-	{497, [2]int{61}, [2]int{}},
-	{632, [2]int{85}, [2]int{}},
+	{528, [2]int{37, 28}, [2]int{32, 28}},
+	{500, [2]int{45, 38}, [2]int{42, 35}},
+	{896, [2]int{47, 46}, [2]int{61, 55}},
+	{644, [2]int{65}, [2]int{}},
+	{774, [2]int{94}, [2]int{}},
 }
 
 // What sharing takes besides: a cluster of two blocks, and of more; and through memory, for
 // each tile of 128 rows that a warp has.
 const (
-	widePair    = 66
-	wideCluster = 143
-	wideFar     = 111
-	wideFarTile = 243
+	widePair    = 84
+	wideCluster = 159
+	wideFar     = 150
+	wideFarTile = 322
 )
 
 // sharing is what a block takes to meet those that share its outputs.
