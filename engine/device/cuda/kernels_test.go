@@ -60,6 +60,7 @@ func kernelCases(t *testing.T) (cases []kernelCase) {
 		if f.Type != quant.F32 {
 			addWide("_wide128", f.Type, 1)
 			addWide("_wide64", f.Type, 3)
+			addWide("_wide32", f.Type, 7)
 		}
 	}
 	for _, typ := range []quant.Type{quant.F16, quant.Q8_0, quant.Q4_K} {
@@ -92,8 +93,8 @@ func kernelCases(t *testing.T) (cases []kernelCase) {
 
 // everyDevice are what the cases run on: one that takes what should be done first, two
 // that take wide128 for all of more than a few rows, one with joint warpgroups, one
-// that takes wide64, two that take either with two tiles for a warp, and one whose
-// blocks share outputs through memory.
+// that takes wide64, two that take either with two tiles for a warp, one whose blocks
+// share outputs through memory, and one that takes wide32.
 var everyDevice = []func(cuda.Config) cuda.Config{
 	func(cfg cuda.Config) cuda.Config { return cfg },
 	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 128, 1, false, 0, false) },
@@ -102,6 +103,7 @@ var everyDevice = []func(cuda.Config) cuda.Config{
 	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 128, 2, false, 0, false) },
 	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 64, 2, false, 0, false) },
 	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 128, 1, false, 4, true) },
+	func(cfg cuda.Config) cuda.Config { return cuda.WithWide(cfg, 32, 1, false, 0, false) },
 }
 
 // everyKernel runs the cases for the device, one of everyDevice, and says how many were
