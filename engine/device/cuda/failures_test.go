@@ -382,7 +382,7 @@ func TestErrorsNameWhatFailed(t *testing.T) {
 // With --device-checks, a NaN is told with the stage in which it appears: also one
 // that nobody wrote, because fresh memory is full of them.
 func TestChecksFindNaNs(t *testing.T) {
-	s := newSession(t, cuda.Config{Checks: true})
+	s := newSession(t, cuda.WithWide(cuda.Config{Checks: true}, 32, 1, false, 0, false))
 	for kernel, stage := range map[string]string{
 		"embed": "embed", "prepare": "attn_norm", "append": "q_rope", "wide32_q8_0": "q", "attend_one_32": "attn",
 	} {

@@ -24,7 +24,7 @@ func TestShapesOfWide(t *testing.T) {
 		{64, 896, 4864, false, 64, 4, clusters}, // so few outputs want more blocks than two for each tile
 		{2048, 4096, 4096, false, 128, 1, clusters},
 		{64, 128256, 4096, false, 128, 1, clusters},
-		{64, 4096, 4096, false, 64, 2, none}, // through memory
+		{64, 4096, 4096, false, 64, 2, none},       // through memory
 		{256, 14336, 4096, true, 128, 1, clusters}, // two tiles a warp, and half as many rounds
 		{32, 14336, 4096, true, 128, 1, clusters},
 	} {
