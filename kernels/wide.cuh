@@ -5,7 +5,7 @@
 // of the one arithmetic that project.cuh describes.
 //
 // Two warpgroups of a block make 128 outputs of N rows; with a gate, 64 outputs, one
-// warpgroup each matrix. A third one, with few registers, asks for activations: 64
+// warpgroup each matrix; and twice as many where a warp has two tiles. A third one, with few registers, asks for activations: 64
 // columns at a time, as many such stages ahead as there is room for. Prepare has laid
 // them out so that a stage of a block is one run of bytes, for one bulk copy:
 // [stage][row] with 64 halves of a row, 128 bytes. The 16 columns of a chunk are
@@ -17,10 +17,10 @@
 // order. They are a cluster, and each adds up the sums of all for a part of the rows; or,
 // since a GPU has no room for clusters of four on all its multiprocessors, each hands its
 // sums over through memory, and the last to do so adds them up, which is later by a
-// microsecond. In the same way the two warpgroups of a block can share its segments, and make 64 outputs: they
-// are joint. Then each is at other columns and has stages of its own, in every second
-// place of those there are; a block has as many on their way as without, but needs
-// activations twice as fast. It is not for matrices with a gate.
+// microsecond. In the same way the two warpgroups of a block can share its segments, and
+// make 64 outputs: they are joint. Then each is at other columns and has stages of its own,
+// in every second place of those there are; a block has as many on their way as without,
+// but needs activations twice as fast. It is not for matrices with a gate.
 #pragma once
 #include "ending.cuh"
 #include "wgmma.cuh"
@@ -123,8 +123,8 @@ __device__ __forceinline__ uint32_t gathered_log(const ProjectParams &p, uint32_
 // those of the segments before. A block that has all segments gathers them in the first
 // place, and those of a group behind the first group in a second one. Where segments are
 // shared, each has places of its own. With several tiles to a warp there is one place, for
-// segments that are groups, for one group, or for one segment. Registers would do, too, but there they would take
-// the room of weights that are on their way.
+// segments that are groups, for one group, or for one segment. Registers would do, too,
+// but there they would take the room of weights that are on their way.
 template <class W, int N, int TILES> struct WideSums {
     typedef Wide<N, TILES> Shape;
     float v[TILES][Shape::SUMS];

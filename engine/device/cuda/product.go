@@ -25,14 +25,18 @@ const (
 // product is one launch of a projection: matrices of one format and width, by
 // the kernel that fits the number of rows.
 type product struct {
-	tiles          int                   // of all matrices; of one with a gate
-	packed         int                   // 1: weights have fewer than 16 bits
-	like           *placement            // of the first matrix
-	params         kernels.ProjectParams // what all its launches begin with
-	clusters       map[int]int           // of wide's blocks that fit on the GPU at one time, by their size
-	shapes         []wideShape           // that wide can have
-	plain          wideShape             // one of them that always fits
-	wish           int                   // rows of a block, for tests; or 0
+	tiles    int                   // of all matrices; of one with a gate
+	packed   int                   // 1: weights have fewer than 16 bits
+	like     *placement            // of the first matrix
+	params   kernels.ProjectParams // what all its launches begin with
+	clusters map[int]int           // of wide's blocks that fit on the GPU at one time, by their size
+	shapes   []wideShape           // that wide can have
+	plain    wideShape             // one of them that always fits
+	wish     int                   // rows of a block, for tests; or 0
+	chosen   struct {              // by cheapest
+		rows  int
+		shape wideShape
+	}
 	one, few, many *launch[kernels.ProjectParams]
 	wide           [len(wideKernels)]*launch[kernels.ProjectParams] // those of the format are there, or many is
 }

@@ -168,8 +168,15 @@ func (s wideShape) sharing() int {
 }
 
 // cheapest is the shape of wide that should be done first with so many rows. All have
-// the same result.
+// the same result. A product is asked several times a step, so it remembers the last answer.
 func (pr *product) cheapest(rows int) wideShape {
+	if pr.chosen.rows != rows {
+		pr.chosen.rows, pr.chosen.shape = rows, pr.choose(rows)
+	}
+	return pr.chosen.shape
+}
+
+func (pr *product) choose(rows int) wideShape {
 	best, least := pr.plain, math.MaxInt
 	for _, s := range pr.shapes {
 		p := &pr.wide[s.kernel].params
