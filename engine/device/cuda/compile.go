@@ -37,9 +37,9 @@ type executable struct {
 	wide    uint64 // the same in float32, for F32 weights and for taps
 	spare   [2]uint64
 	logits  uint64 // logitRows x vocabulary
-	partial uint64 // attention, unit by unit
+	partial uint64 // attention, unit by unit; sums of products, block by block
 	partMax int    // floats there
-	counts  uint64 // of units that are done; 0 between steps
+	counts  uint64 // of units, or blocks, that are done; 0 between kernels
 
 	in     inputs
 	heads  int             // of attention, at most
@@ -114,11 +114,14 @@ const (
 	fetchRows  = 16
 )
 
-// partialBytes bounds the memory for attention that is split over blocks. A step
-// that needs more walks through its positions row by row, with the same result.
+// partialBytes bounds the memory for attention that is split over blocks, and for products
+// whose blocks share outputs through memory: each has it while it runs. An attention that
+// needs more walks through its positions row by row, and a product takes another shape,
+// with the same result.
 const partialBytes = 32 << 20
 
-// maxCounts bounds the rows x heads whose attention is split over blocks.
+// maxCounts bounds the rows x heads whose attention is split over blocks, and the groups of
+// blocks that share outputs.
 const maxCounts = 1 << 14
 
 // rotation says which angles a Rope operator wants.
