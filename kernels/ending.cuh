@@ -7,14 +7,6 @@
 
 static constexpr uint32_t WIDE_WARPS = 8, WIDE_WORKERS = WIDE_WARPS * 32, WIDE_OUTPUTS = 128;
 
-__device__ __forceinline__ uint32_t cluster_size() {
-    uint32_t n = 1;
-#if __CUDA_ARCH__ >= 900
-    asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(n));
-#endif
-    return n;
-}
-
 // Where what is at `at` here is in the shared memory of a block of the cluster.
 __device__ __forceinline__ uint32_t shared_of(const float *at, uint32_t rank) {
     uint32_t local = (uint32_t)__cvta_generic_to_shared(at), remote = local;
@@ -35,13 +27,10 @@ __device__ __forceinline__ float4 load_shared(uint32_t at, bool wanted) {
 
 // Among the threads that multiply; of a cluster's blocks, or of one.
 __device__ __forceinline__ void workers_barrier(bool cluster) {
-#if __CUDA_ARCH__ >= 900
-    if (cluster) {
-        asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory"); // not of those that have ended
-        return;
-    }
-#endif
-    asm volatile("bar.sync 1, %0;" ::"n"(WIDE_WORKERS) : "memory");
+    if (cluster)
+        cluster_barrier(true); // does not wait for those that have ended
+    else
+        asm volatile("bar.sync 1, %0;" ::"n"(WIDE_WORKERS) : "memory");
 }
 
 // What is added where there is nothing to add: it changes no number, not even -0.

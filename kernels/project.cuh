@@ -150,6 +150,14 @@ template <class W> __device__ __forceinline__ uint32_t segment_begin(uint32_t se
 }
 template <class W> __device__ __forceinline__ uint32_t segment_begin(uint32_t segment, const ProjectParams &p) { return segment_begin<W>(segment, p.steps, p.segments_log); }
 
+__device__ __forceinline__ uint32_t cluster_size() {
+    uint32_t n = 1;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(n));
+#endif
+    return n;
+}
+
 __device__ __forceinline__ uint32_t cluster_rank() {
     uint32_t r = 0;
 #if __CUDA_ARCH__ >= 900
