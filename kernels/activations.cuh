@@ -61,11 +61,14 @@ struct Octet {
             most = fmaxf(most, fabsf(v[i]));
         return most;
     }
-    // Rounds to halves in four words.
+    // Rounds to halves in four words, in the order of weights: 0, 2, 1, 3 of each four (see
+    // formats.cuh).
     __device__ __forceinline__ void pack(uint32_t *w, float down) const {
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            w[i] = pack_half(__fmul_rn(v[2 * i], down), __fmul_rn(v[2 * i + 1], down));
+        for (int i = 0; i < 4; i++) {
+            const int first = i / 2 * 4 + i % 2;
+            w[i] = pack_half(__fmul_rn(v[first], down), __fmul_rn(v[first + 2], down));
+        }
     }
     // The same, to half[0..7].
     __device__ __forceinline__ void round(void *half, float down) const {

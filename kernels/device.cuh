@@ -38,6 +38,19 @@ __device__ __forceinline__ uint32_t subtract_halves(uint32_t a, uint32_t b) {
     return w;
 }
 
+// One half of a word in both: where it is an operand of those above, the compiler reads
+// that half twice instead.
+__device__ __forceinline__ uint32_t low_twice(uint32_t w) {
+    uint32_t v;
+    asm("{\n.reg .b16 lo, hi;\nmov.b32 {lo, hi}, %1;\nmov.b32 %0, {lo, lo};\n}" : "=r"(v) : "r"(w));
+    return v;
+}
+__device__ __forceinline__ uint32_t high_twice(uint32_t w) {
+    uint32_t v;
+    asm("{\n.reg .b16 lo, hi;\nmov.b32 {lo, hi}, %1;\nmov.b32 %0, {hi, hi};\n}" : "=r"(v) : "r"(w));
+    return v;
+}
+
 __device__ __forceinline__ float low_half(uint32_t w) { return half_to_float((uint16_t)w); }
 __device__ __forceinline__ float high_half(uint32_t w) { return half_to_float((uint16_t)(w >> 16)); }
 

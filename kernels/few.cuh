@@ -78,12 +78,10 @@ template <class W> __device__ __forceinline__ void few(const ProjectParams &p) {
 #pragma unroll
             for (int u = 0; u < W::UNROLL; u++)
                 if (u < left) {
-                    give(w[u], up, sink, lane);
-                    sink.advance(W::CHUNKS);
                     // Into the registers that have just been used: into others, with
                     // a move to follow, the loads would wait for each other.
-                    if (u + W::UNROLL < left)
-                        load(w[u], at, u + W::UNROLL);
+                    give_and_load(w[u], up, sink, lane, at, u + W::UNROLL, u + W::UNROLL < left);
+                    sink.advance(W::CHUNKS);
                 }
             advance<W>(at, W::UNROLL);
         }

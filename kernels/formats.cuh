@@ -16,9 +16,15 @@
 // of itself or 2^-16 of a step of the coarsest block, whichever is more, and as much
 // again by the scale.
 //
+// Of four k in a row, the order in which they are multiplied is 0, 2, 1, 3 (Octet::pack has
+// that of activations): so a mask makes two halves of the nibbles in bytes 0 and 2 of a
+// word, and one more of those in bytes 1 and 3, once it is shifted. What stands in the
+// upper nibble counts 16 times, and has a 16th of the scale. Operations are what quantized
+// weights cost, as much as their bytes.
+//
 // UNROLL steps are on their way at a time in few, AT_ONCE in one, where they come
-// straight into registers (see ring.cuh; 0: they do not), AHEAD in wide of 128 rows;
-// BLOCKS of few, of 256 threads, should fit on a multiprocessor, which bounds the
+// straight into registers (see ring.cuh; 0: they do not; 1: part by part), AHEAD in wide of
+// 128 rows; BLOCKS of few, of 256 threads, should fit on a multiprocessor, which bounds the
 // registers. load is load_quants of all parts and load_rest; wide loads a part's quants
 // when it has used those of the step before. Rest is what it keeps of a step until the
 // last part: the rest is loaded anew before.
@@ -54,32 +60,51 @@ template <class W> __device__ __forceinline__ void advance(Cursor &c, uint32_t s
 
 static constexpr float SUBNORMAL = 16777216; // 2^24
 
-// One row's scale and offset, each in both halves of a word.
+// A scale and an offset, each in both halves of a word.
 struct Scale {
     uint32_t by, plus;
+};
+
+// Two scales and two offsets, a word each: of a lane's two rows, or of two groups of one. The
+// instructions that take one of them read its half twice.
+struct TwoScales {
+    uint32_t by, plus;
     // Of d * (q - zero).
-    __device__ __forceinline__ static Scale centred(float d, float up, uint32_t zero) {
-        const uint32_t by = pack_half(d * up, d * up), minus = 0x80008000u | zero | zero << 16; // -zero * 2^-24
-        return {by, multiply_halves(by, minus)};
+    __device__ __forceinline__ static TwoScales centred(float d0, float d1, float up, uint32_t zero) {
+        const uint32_t by = pack_half(d0 * up, d1 * up);
+        return {by, multiply_halves(by, 0x80008000u | zero | zero << 16)}; // -zero * 2^-24
     }
-    __device__ __forceinline__ static Scale of(float d, float low, float up) {
-        const float plus = low * (up / SUBNORMAL);
-        return {pack_half(d * up, d * up), pack_half(plus, plus)};
+    // Of d * q + low.
+    __device__ __forceinline__ static TwoScales of(float d0, float low0, float d1, float low1, float up) {
+        return {pack_half(d0 * up, d1 * up), pack_half(low0 * (up / SUBNORMAL), low1 * (up / SUBNORMAL))};
     }
+    // For values that are 16 times as large.
+    __device__ __forceinline__ TwoScales of_upper() const { return {multiply_halves(by, 0x2c002c00u), plus}; }
+    __device__ __forceinline__ Scale first() const { return {low_twice(by), low_twice(plus)}; }
+    __device__ __forceinline__ Scale second() const { return {high_twice(by), high_twice(plus)}; }
 };
 
 // The bytes of a lane's two rows as weights.
 __device__ __forceinline__ void scaled_fragment(uint32_t *a, uint32_t lo, uint32_t hi, const Scale &s0, const Scale &s1) {
-    a[0] = scale_halves(__byte_perm(lo, 0, 0x4140), s0.by, s0.plus);
-    a[2] = scale_halves(__byte_perm(lo, 0, 0x4342), s0.by, s0.plus);
-    a[1] = scale_halves(__byte_perm(hi, 0, 0x4140), s1.by, s1.plus);
-    a[3] = scale_halves(__byte_perm(hi, 0, 0x4342), s1.by, s1.plus);
+    a[0] = scale_halves(__byte_perm(lo, 0, 0x4240), s0.by, s0.plus);
+    a[2] = scale_halves(__byte_perm(lo, 0, 0x4341), s0.by, s0.plus);
+    a[1] = scale_halves(__byte_perm(hi, 0, 0x4240), s1.by, s1.plus);
+    a[3] = scale_halves(__byte_perm(hi, 0, 0x4341), s1.by, s1.plus);
+}
+
+// Their lower nibbles (UPPER = 0), or the upper ones as values 16 times as large.
+template <int UPPER> __device__ __forceinline__ void nibble_fragment(uint32_t *a, uint32_t lo, uint32_t hi, const Scale &s0, const Scale &s1) {
+    const uint32_t mask = UPPER ? 0x00f000f0u : 0x000f000fu;
+    a[0] = scale_halves(lo & mask, s0.by, s0.plus);
+    a[2] = scale_halves(lo >> 8 & mask, s0.by, s0.plus);
+    a[1] = scale_halves(hi & mask, s1.by, s1.plus);
+    a[3] = scale_halves(hi >> 8 & mask, s1.by, s1.plus);
 }
 
 struct WeightsF16 {
     static constexpr uint32_t BYTES[4] = {512, 0, 0, 0};
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return lane * 16; }
-    static constexpr int CHUNKS = 1, UNROLL = 8, AT_ONCE = 8, BLOCKS = 2, AHEAD = 8, AHEAD_NARROW = 16;
+    static constexpr int CHUNKS = 1, UNROLL = 8, AT_ONCE = 16, BLOCKS = 2, AHEAD = 8, AHEAD_NARROW = 16;
     static constexpr bool CONVERTED = false;
     struct Rest {
         uint32_t mask; // of what there is
@@ -99,6 +124,7 @@ struct WeightsF16 {
 // As float16: exact for magnitudes from 2^-14 to 65504, which is all that a
 // model's weights are in practice; below, off by at most 2^-25; above, infinite.
 struct WeightsBF16 : WeightsF16 {
+    static constexpr int AT_ONCE = 8;
     static constexpr bool CONVERTED = true;
     __device__ __forceinline__ static uint32_t convert(uint32_t w) {
         return pack_half(__uint_as_float(w << 16), __uint_as_float(w & 0xffff0000u));
@@ -111,9 +137,9 @@ struct WeightsBF16 : WeightsF16 {
     }
 };
 
-// Of two rows, by block of the step.
+// Of the lane's rows, by block of the step.
 template <int BLOCKS> struct Scales {
-    Scale of[BLOCKS][2];
+    TwoScales of[BLOCKS];
 };
 
 struct WeightsQ8_0 {
@@ -126,11 +152,11 @@ struct WeightsQ8_0 {
     uint32_t d;
     template <class C> __device__ __forceinline__ void load_rest(const C &c, int step) { d = c.word(2, step * 32); }
     template <class C> __device__ __forceinline__ void load_quants(const C &c, int step, int part) { w = c.quad(0, step * 512); }
-    __device__ __forceinline__ Rest rest(float up) const { return {{{Scale::centred(low_half(d), up, 128), Scale::centred(high_half(d), up, 128)}}}; }
+    __device__ __forceinline__ Rest rest(float up) const { return {{TwoScales::centred(low_half(d), high_half(d), up, 128)}}; }
     __device__ __forceinline__ void fragments(uint32_t (*a)[4], int part, const Rest &r, int lane) const {
         const uint32_t flip = 0x80808080u; // q + 128 is unsigned
-        scaled_fragment(a[0], w.x ^ flip, w.z ^ flip, r.of[0][0], r.of[0][1]);
-        scaled_fragment(a[1], w.y ^ flip, w.w ^ flip, r.of[0][0], r.of[0][1]);
+        scaled_fragment(a[0], w.x ^ flip, w.z ^ flip, r.of[0].first(), r.of[0].second());
+        scaled_fragment(a[1], w.y ^ flip, w.w ^ flip, r.of[0].first(), r.of[0].second());
     }
 };
 
@@ -141,12 +167,19 @@ struct Nibbles {
     static constexpr bool CONVERTED = true;
     uint4 w;
     template <class C> __device__ __forceinline__ void load_quants(const C &c, int step, int part) { w = c.quad(0, step * 512); }
-    // Values of block n (0 or 1); high holds a fifth bit for each, or 0.
-    __device__ __forceinline__ void fragments_of(uint32_t (*a)[4], int n, const Scale *scale, uint32_t high0, uint32_t high1, int lane) const {
+    // Values of block n (0 or 1).
+    __device__ __forceinline__ void fragments_of(uint32_t (*a)[4], int n, const TwoScales &scales) const {
+        const uint32_t w0 = n ? w.y : w.x, w1 = n ? w.w : w.z;
+        const TwoScales upper = scales.of_upper();
+        nibble_fragment<0>(a[0], w0, w1, scales.first(), scales.second());
+        nibble_fragment<1>(a[1], w0, w1, upper.first(), upper.second());
+    }
+    // The same with a fifth bit for each.
+    __device__ __forceinline__ void fragments_of(uint32_t (*a)[4], int n, const TwoScales &scales, uint32_t high0, uint32_t high1, int lane) const {
         const uint32_t w0 = n ? w.y : w.x, w1 = n ? w.w : w.z, mask = 0x0f0f0f0fu;
         const uint32_t low = lane % 4 * 4, high = low + 16;
-        scaled_fragment(a[0], w0 & mask | spread(high0 >> low), w1 & mask | spread(high1 >> low), scale[0], scale[1]);
-        scaled_fragment(a[1], w0 >> 4 & mask | spread(high0 >> high), w1 >> 4 & mask | spread(high1 >> high), scale[0], scale[1]);
+        scaled_fragment(a[0], w0 & mask | spread(high0 >> low), w1 & mask | spread(high1 >> low), scales.first(), scales.second());
+        scaled_fragment(a[1], w0 >> 4 & mask | spread(high0 >> high), w1 >> 4 & mask | spread(high1 >> high), scales.first(), scales.second());
     }
     // Four bits, each as 16 in a byte.
     __device__ __forceinline__ static uint32_t spread(uint32_t bits) { return (bits & 15) * 0x02040810u & 0x10101010u; }
@@ -159,19 +192,18 @@ struct WeightsQ4_0 : Nibbles {
     uint2 d;
     template <class C> __device__ __forceinline__ void load_rest(const C &c, int step) { d = c.pair(2, step * 64); }
     __device__ __forceinline__ Rest rest(float up) const {
-        return {{{Scale::centred(low_half(d.x), up, 8), Scale::centred(low_half(d.y), up, 8)},
-                 {Scale::centred(high_half(d.x), up, 8), Scale::centred(high_half(d.y), up, 8)}}};
+        return {{TwoScales::centred(low_half(d.x), low_half(d.y), up, 8), TwoScales::centred(high_half(d.x), high_half(d.y), up, 8)}};
     }
     __device__ __forceinline__ void fragments(uint32_t (*a)[4], int part, const Rest &r, int lane) const {
-        fragments_of(a, 0, r.of[0], 0, 0, lane);
-        fragments_of(a + 2, 1, r.of[1], 0, 0, lane);
+        fragments_of(a, 0, r.of[0]);
+        fragments_of(a + 2, 1, r.of[1]);
     }
 };
 
 // A scale and a minimum for each block and row.
 __device__ __forceinline__ Scales<2> with_minima(uint4 dm, float up) {
-    return {{{Scale::of(low_half(dm.x), high_half(dm.x), up), Scale::of(low_half(dm.z), high_half(dm.z), up)},
-             {Scale::of(low_half(dm.y), high_half(dm.y), up), Scale::of(low_half(dm.w), high_half(dm.w), up)}}};
+    return {{TwoScales::of(low_half(dm.x), high_half(dm.x), low_half(dm.z), high_half(dm.z), up),
+             TwoScales::of(low_half(dm.y), high_half(dm.y), low_half(dm.w), high_half(dm.w), up)}};
 }
 
 struct WeightsQ4_1 : Nibbles {
@@ -182,8 +214,8 @@ struct WeightsQ4_1 : Nibbles {
     template <class C> __device__ __forceinline__ void load_rest(const C &c, int step) { dm = c.quad(2, step * 128); }
     __device__ __forceinline__ Rest rest(float up) const { return with_minima(dm, up); }
     __device__ __forceinline__ void fragments(uint32_t (*a)[4], int part, const Rest &r, int lane) const {
-        fragments_of(a, 0, r.of[0], 0, 0, lane);
-        fragments_of(a + 2, 1, r.of[1], 0, 0, lane);
+        fragments_of(a, 0, r.of[0]);
+        fragments_of(a + 2, 1, r.of[1]);
     }
 };
 
@@ -202,8 +234,7 @@ struct WeightsQ5_0 : Nibbles {
         d = c.pair(2, step * 64);
     }
     __device__ __forceinline__ Rest rest(float up) const {
-        return {{{{Scale::centred(low_half(d.x), up, 16), Scale::centred(low_half(d.y), up, 16)},
-                  {Scale::centred(high_half(d.x), up, 16), Scale::centred(high_half(d.y), up, 16)}}}, h};
+        return {{{TwoScales::centred(low_half(d.x), low_half(d.y), up, 16), TwoScales::centred(high_half(d.x), high_half(d.y), up, 16)}}, h};
     }
     __device__ __forceinline__ void fragments(uint32_t (*a)[4], int part, const Rest &r, int lane) const {
         fragments_of(a, 0, r.of[0], r.h.x, r.h.z, lane);
@@ -230,27 +261,29 @@ struct WeightsQ5_1 : Nibbles {
 // Scales and minima of the 8 groups of a row's Q4_K or Q5_K block, a byte each, from
 // its first 16 bytes. A group's scale is d times a number below 64, which 32 makes a
 // half of with its last bit worth 1/32: so the numbers become halves by a byte move and
-// a subtraction. d and dmin have 32 times the matrix's power of two.
-struct GroupScales {
+// a subtraction, two at a time. d and dmin have 32 times the matrix's power of two; d for
+// every second group a 16th of it, where values are in upper nibbles (UPPER = 16; or 1).
+template <int UPPER> struct GroupScales {
     uint32_t scale[2], low[2]; // of groups 0-3, 4-7
     uint32_t d, dmin;
     __device__ __forceinline__ GroupScales() {}
     __device__ __forceinline__ GroupScales(uint4 h, float up) {
         const float by = low_half(h.x) * (up * 32), plus = high_half(h.x) * (up * (-32 / SUBNORMAL));
-        d = pack_half(by, by);
+        d = pack_half(by, by / UPPER);
         dmin = pack_half(plus, plus);
         scale[0] = h.y & 0x3f3f3f3fu;
         low[0] = h.z & 0x3f3f3f3fu;
         scale[1] = (h.w & 0x0f0f0f0fu) | (h.y >> 2 & 0x30303030u);
         low[1] = (h.w >> 4 & 0x0f0f0f0fu) | (h.z >> 2 & 0x30303030u);
     }
-    // Byte i of a word, over 32, in both halves.
+    // Bytes i and i + 1 of a word, over 32.
     __device__ __forceinline__ static uint32_t halves(uint32_t w, int i) {
         const uint32_t half_32 = 0x5000, both = half_32 << 16 | half_32;
-        return subtract_halves(__byte_perm(w, half_32, i | 0x50 | i << 8 | 0x5000), both);
+        return subtract_halves(__byte_perm(w, half_32, i | 0x50 | (i + 1) << 8 | 0x5000), both);
     }
-    __device__ __forceinline__ Scale of(int g) const {
-        return {multiply_halves(halves(scale[g / 4], g % 4), d), multiply_halves(halves(low[g / 4], g % 4), dmin)};
+    // Of groups 2 * n and 2 * n + 1.
+    __device__ __forceinline__ TwoScales of(int n) const {
+        return {multiply_halves(halves(scale[n / 2], n % 2 * 2), d), multiply_halves(halves(low[n / 2], n % 2 * 2), dmin)};
     }
 };
 
@@ -261,8 +294,9 @@ template <bool FIFTH> struct WeightsK45 {
     __device__ __forceinline__ static uint32_t at(int plane, uint32_t lane) { return plane < 2 ? lane * 16 : lane / 4 * 32; }
     static constexpr int CHUNKS = 16, UNROLL = 1, AT_ONCE = 1, BLOCKS = 2, AHEAD = 1, AHEAD_NARROW = 2;
     static constexpr bool CONVERTED = true;
+    typedef GroupScales<FIFTH ? 1 : 16> Groups;
     struct Rest {
-        GroupScales of[2];
+        Groups of[2];
         uint4 h;
     };
     uint4 w[4], h, s0, s1;
@@ -273,23 +307,28 @@ template <bool FIFTH> struct WeightsK45 {
         s1 = c.quad(2, step * 256 + 16);
     }
     template <class C> __device__ __forceinline__ void load_quants(const C &c, int step, int part) { w[part] = c.quad(0, step * 2048 + part * 512); }
-    __device__ __forceinline__ Rest rest(float up) const { return {{GroupScales(s0, up), GroupScales(s1, up)}, FIFTH ? h : uint4{}}; }
+    __device__ __forceinline__ Rest rest(float up) const { return {{Groups(s0, up), Groups(s1, up)}, FIFTH ? h : uint4{}}; }
     __device__ __forceinline__ void fragments(uint32_t (*a)[4], int part, const Rest &r, int) const {
+        const TwoScales s0 = r.of[0].of(part), s1 = r.of[1].of(part);
+        const uint4 q = w[part];
+        if constexpr (!FIFTH) {
+            nibble_fragment<0>(a[0], q.x, q.z, s0.first(), s1.first());
+            nibble_fragment<0>(a[1], q.y, q.w, s0.first(), s1.first());
+            nibble_fragment<1>(a[2], q.x, q.z, s0.second(), s1.second());
+            nibble_fragment<1>(a[3], q.y, q.w, s0.second(), s1.second());
+        } else {
 #pragma unroll
-        for (int n = 0; n < 2; n++) {
-            const int g = 2 * part + n;
-            uint32_t x = w[part].x >> 4 * n & 0x0f0f0f0fu, y = w[part].y >> 4 * n & 0x0f0f0f0fu;
-            uint32_t z = w[part].z >> 4 * n & 0x0f0f0f0fu, v = w[part].w >> 4 * n & 0x0f0f0f0fu;
-            if (FIFTH) {
-                x |= (r.h.x >> g & 0x01010101u) << 4;
-                y |= (r.h.y >> g & 0x01010101u) << 4;
-                z |= (r.h.z >> g & 0x01010101u) << 4;
-                v |= (r.h.w >> g & 0x01010101u) << 4;
+            for (int n = 0; n < 2; n++) {
+                const int g = 2 * part + n;
+                const Scale t0 = n ? s0.second() : s0.first(), t1 = n ? s1.second() : s1.first();
+                scaled_fragment(a[2 * n], five_bits(q.x, r.h.x, n, g), five_bits(q.z, r.h.z, n, g), t0, t1);
+                scaled_fragment(a[2 * n + 1], five_bits(q.y, r.h.y, n, g), five_bits(q.w, r.h.w, n, g), t0, t1);
             }
-            const Scale s0 = r.of[0].of(g), s1 = r.of[1].of(g);
-            scaled_fragment(a[2 * n], x, z, s0, s1);
-            scaled_fragment(a[2 * n + 1], y, v, s0, s1);
         }
+    }
+    // Nibbles n of a word, each with bit g of a byte above it.
+    __device__ __forceinline__ static uint32_t five_bits(uint32_t q, uint32_t high, int n, int g) {
+        return (q >> 4 * n & 0x0f0f0f0fu) | ((g < 4 ? high << (4 - g) : high >> (g - 4)) & 0x10101010u);
     }
 };
 typedef WeightsK45<false> WeightsQ4_K;
@@ -303,8 +342,8 @@ struct WeightsQ6_K {
     static constexpr int CHUNKS = 16, UNROLL = 1, AT_ONCE = 1, BLOCKS = 2, AHEAD = 1, AHEAD_NARROW = 2;
     static constexpr bool CONVERTED = true;
     struct Rest {
-        uint4 s0, s1;
-        float d0, d1;
+        uint4 s0, s1;      // scales of two rows' 16 groups, a byte each, from -128 to 127
+        uint32_t d0, d1; // what 128 times a scale is multiplied with, in both halves
     };
     uint4 w[4], h[2], s0, s1;
     uint32_t d;
@@ -321,25 +360,33 @@ struct WeightsQ6_K {
         w[part] = c.quad(0, step * 2048 + part * 512);
         h[part / 2] = c.quad(1, step * 1024 + part / 2 * 512);
     }
-    __device__ __forceinline__ Rest rest(float up) const { return {s0, s1, low_half(d) * up, high_half(d) * up}; }
-    __device__ __forceinline__ static float byte_of(uint4 v, int i) {
-        uint32_t w = i < 4 ? v.x : i < 8 ? v.y : i < 12 ? v.z : v.w;
-        return (float)(int8_t)(w >> i % 4 * 8);
+    __device__ __forceinline__ Rest rest(float up) const {
+        const float d0 = low_half(d) * (up * 128), d1 = high_half(d) * (up * 128);
+        return {s0, s1, pack_half(d0, d0), pack_half(d1, d1)};
+    }
+    // Of group g, an even number, and the next one. A byte plus 128 behind 0x48 is a half, of
+    // which 9 is subtracted: the byte over 128.
+    __device__ __forceinline__ static TwoScales scales_of(uint4 v, int g, uint32_t d) {
+        const uint32_t w = (g < 4 ? v.x : g < 8 ? v.y : g < 12 ? v.z : v.w) ^ 0x80808080u;
+        const uint32_t halves = subtract_halves(__byte_perm(w, 0x4800, g % 4 ? 0x5352 : 0x5150), 0x48804880u);
+        const uint32_t by = multiply_halves(halves, d);
+        return {by, multiply_halves(by, 0x80208020u)}; // -32 * 2^-24
     }
     __device__ __forceinline__ void fragments(uint32_t (*a)[4], int part, const Rest &r, int) const {
         const int half = part / 2, n = part % 2;
+        const uint4 high = h[half];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            const int u = half * 2 + i, run = n * 2 + i;
-            const uint4 q = w[u], high = h[half];
-            uint32_t x = (q.x >> 4 * n & 0x0f0f0f0fu) | (high.x >> 2 * run & 0x03030303u) << 4;
-            uint32_t y = (q.y >> 4 * n & 0x0f0f0f0fu) | (high.y >> 2 * run & 0x03030303u) << 4;
-            uint32_t z = (q.z >> 4 * n & 0x0f0f0f0fu) | (high.z >> 2 * run & 0x03030303u) << 4;
-            uint32_t v = (q.w >> 4 * n & 0x0f0f0f0fu) | (high.w >> 2 * run & 0x03030303u) << 4;
-            const int g = half * 8 + run * 2;
-            scaled_fragment(a[2 * i], x, z, Scale::centred(r.d0, byte_of(r.s0, g), 32), Scale::centred(r.d1, byte_of(r.s1, g), 32));
-            scaled_fragment(a[2 * i + 1], y, v, Scale::centred(r.d0, byte_of(r.s0, g + 1), 32), Scale::centred(r.d1, byte_of(r.s1, g + 1), 32));
+            const int run = n * 2 + i, g = half * 8 + run * 2;
+            const uint4 q = w[half * 2 + i];
+            const TwoScales s0 = scales_of(r.s0, g, r.d0), s1 = scales_of(r.s1, g, r.d1);
+            scaled_fragment(a[2 * i], six_bits(q.x, high.x, n, run), six_bits(q.z, high.z, n, run), s0.first(), s1.first());
+            scaled_fragment(a[2 * i + 1], six_bits(q.y, high.y, n, run), six_bits(q.w, high.w, n, run), s0.second(), s1.second());
         }
+    }
+    // Nibbles n of a word, each with pair `run` of a byte's bits above it.
+    __device__ __forceinline__ static uint32_t six_bits(uint32_t q, uint32_t high, int n, int run) {
+        return (q >> 4 * n & 0x0f0f0f0fu) | ((run < 2 ? high << (4 - 2 * run) : high >> (2 * run - 4)) & 0x30303030u);
     }
 };
 
@@ -365,5 +412,23 @@ template <class W, class S> __device__ __forceinline__ void give(const W &w, flo
 #pragma unroll
         for (int c = 0; c < Parts<W>::CHUNKS; c++)
             sink.plain(first + i * Parts<W>::CHUNKS + c, a[c]);
+    }
+}
+
+// Gives a step's fragments to a sink, and loads another into the same registers if there is
+// one more: each part as soon as it has become fragments.
+template <class W, class S> __device__ __forceinline__ void give_and_load(W &w, float up, S &sink, int lane, const Cursor &at, int next, bool more) {
+    const typename W::Rest rest = w.rest(up);
+    if (more)
+        w.load_rest(at, next);
+#pragma unroll
+    for (int i = 0; i < Parts<W>::COUNT; i++) {
+        uint32_t a[Parts<W>::CHUNKS][4];
+        w.fragments(a, i, rest, lane);
+        if (more)
+            w.load_quants(at, next, i);
+#pragma unroll
+        for (int c = 0; c < Parts<W>::CHUNKS; c++)
+            sink.plain(i * Parts<W>::CHUNKS + c, a[c]);
     }
 }

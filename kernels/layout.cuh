@@ -10,8 +10,9 @@
 // bytes, one 16-byte load for each lane of a warp, four words of rows l/4 and
 // l/4 + 8. Of packed weights, lane l has first two of the former, bytes 4*(l%4) ... + 3
 // of both 16-byte parts of the unit, and then those of the latter. Of 16-bit weights,
-// where k = 4*(l%4) ... + 3 of 16 are two words, the rows alternate: the words are in
-// the order of an mma's operand, and a load can put them where it reads.
+// where k = 4*(l%4) ... + 3 of 16 are two words, 0 and 2 of them and 1 and 3, the rows
+// alternate: the words are in the order of an mma's operand, and a load can put them where
+// it reads.
 //
 // In other planes the units of rows r and r + 8 of 16 stand side by side, because
 // the lanes that work on one of them work on the other, too.
@@ -28,10 +29,19 @@ __device__ __forceinline__ uint64_t locate_in_block(const Layout &l, uint32_t ro
     uint32_t at = block * seg.bytes + (j - seg.start);
     uint32_t unit = at >> p.shift, in = at & (p.unit - 1), r = row & 15, inner;
     if (p.piece) {
-        const uint32_t half = r >> 3, n = in >> 2; // of the rows, of the words
-        const bool pairs = p.piece == 8;
-        const uint32_t lane = (r & 7) * 4 + (pairs ? n >> 1 : n & 3), word = pairs ? (n & 1) * 2 + half : half * 2 + (n >> 2);
-        inner = lane * 16 + word * 4 + (in & 3);
+        const uint32_t half = r >> 3; // of the rows
+        uint32_t lane = (r & 7) * 4, word, byte;
+        if (p.piece == 8) {
+            const uint32_t n = in >> 1 & 3; // of the lane's k
+            lane += in >> 3;
+            word = (n & 1) * 2 + half;
+            byte = (n & 2) + (in & 1);
+        } else {
+            lane += in >> 2 & 3;
+            word = half * 2 + (in >> 4);
+            byte = in & 3;
+        }
+        inner = lane * 16 + word * 4 + byte;
     } else {
         inner = ((r & 7) * 2 + (r >> 3)) * p.unit + in;
     }

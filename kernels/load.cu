@@ -25,9 +25,9 @@ __device__ __forceinline__ uint64_t gather(const Layout &l, uint64_t at) {
     uint32_t byte = (uint32_t)(at - row * l.row_bytes);
     if (l.row_bytes % 8 == 0 && l.segments == 0)
         return *(const uint64_t *)locate(l, (uint32_t)row, byte);
-    if (l.row_bytes % 8 == 0 && l.plane[0].piece == 8) { // a lane's two words of a row
+    if (l.row_bytes % 8 == 0 && l.plane[0].piece == 8) { // a lane's two words of a row: 0 and 2, 1 and 3
         const uint32_t *piece = (const uint32_t *)locate(l, (uint32_t)row, byte);
-        return piece[0] | (uint64_t)piece[2] << 32;
+        return __byte_perm(piece[0], piece[2], 0x5410) | (uint64_t)__byte_perm(piece[0], piece[2], 0x7632) << 32;
     }
     uint64_t word = 0;
     if (l.segments == 0) {

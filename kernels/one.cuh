@@ -190,7 +190,7 @@ template <class A, class B> struct Choose<false, A, B> { typedef B type; };
 // rings.
 template <class W> __device__ __forceinline__ void one(const ProjectParams &p, const Share &share) {
     extern __shared__ __align__(16) char shared[];
-    using Weights = typename Choose<(W::AT_ONCE > 0), Direct<W>, Ring<W>>::type;
+    using Weights = typename Choose<(W::AT_ONCE > 1), Direct<W>, typename Choose<W::AT_ONCE == 1, Stepwise<W>, Ring<W>>::type>::type;
     const uint32_t tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
     let_next_start();
     const uint32_t block = blockIdx.x - share.block;

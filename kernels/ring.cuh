@@ -2,8 +2,7 @@
 #pragma once
 #include "project.cuh"
 
-// Straight into registers: float16, which needs nothing but mma, and formats of which a
-// step is large.
+// Straight into registers: 16-bit weights, which need nothing but mma.
 template <class W> struct Direct {
     static constexpr int AT_ONCE = W::AT_ONCE;
     const ProjectParams &p;
@@ -13,6 +12,8 @@ template <class W> struct Direct {
     Cursor at;
     W w[AT_ONCE];
 
+    // tile is the warp's first one; stride from it to the next, last behind all of the
+    // block. side: which matrix of a gated pair.
     __device__ __forceinline__ Direct(const ProjectParams &p, char *, uint32_t lane, uint32_t side, uint32_t all, uint32_t begin, uint32_t end, uint32_t tile, uint32_t stride, uint32_t last)
         : p(p), lane(lane), side(side), all(all), begin(begin), steps(end - begin), tile(tile), stride(stride), last(last), w{} {}
 
@@ -30,20 +31,16 @@ template <class W> struct Direct {
     __device__ __forceinline__ void make(float) {}
 
     // Multiplies the segment of the next tile.
-    template <class S> __device__ __forceinline__ void multiply(S &sink, float up) {
+    template <class S> __device__ __forceinline__ void multiply(S &sink, float) {
 #pragma unroll 1
         for (int left = steps; left > 0; left -= AT_ONCE) {
 #pragma unroll
             for (int u = 0; u < AT_ONCE; u++) {
-                if constexpr (W::CHUNKS == 1) {
-                    // Without a branch, so that activations are on their way for several
-                    // steps: those beyond the segment are multiplied with zeros.
-                    uint32_t a[1][4];
-                    w[u].fragments(a, 0, {~0u}, lane);
-                    sink.plain(u, a[0], u < left);
-                } else if (u < left) {
-                    give(w[u], up, sink, lane, u * W::CHUNKS);
-                }
+                // Without a branch, so that activations are on their way for several
+                // steps: those beyond the segment are multiplied with zeros.
+                uint32_t a[1][4];
+                w[u].fragments(a, 0, {~0u}, lane);
+                sink.plain(u, a[0], u < left);
                 // Into the registers that have just been used: into others, with a move
                 // to follow, the loads would wait for each other.
                 if (u + AT_ONCE < left)
@@ -54,6 +51,57 @@ template <class W> struct Direct {
         }
         tile += stride;
         fill();
+    }
+};
+
+// Into registers as well: formats of which a step is large. Each part of the next step, of
+// the next tile's segment too, is asked for when that of the step at hand has become
+// fragments.
+template <class W> struct Stepwise {
+    const ProjectParams &p;
+    const uint32_t lane, side, all, begin, end; // steps of a row, and of the warp's segment
+    uint32_t tile, step;                        // asked for next, if tile < last
+    const uint32_t stride, last;
+    Cursor at; // of that
+    W w;
+
+    __device__ __forceinline__ Stepwise(const ProjectParams &p, char *, uint32_t lane, uint32_t side, uint32_t all, uint32_t begin, uint32_t end, uint32_t tile, uint32_t stride, uint32_t last)
+        : p(p), lane(lane), side(side), all(all), begin(begin), end(end), tile(begin < end ? tile : last), stride(stride), last(last), w{} {
+        seek();
+    }
+    // To the begin of the warp's segment in the tile.
+    __device__ __forceinline__ void seek() {
+        step = begin;
+        if (tile >= last)
+            return;
+        const Place place(p, tile);
+        at = cursor<W>(p.matrix[p.gated ? side : place.matrix], place.tile, all, begin, lane);
+    }
+    __device__ __forceinline__ void go_on() {
+        advance<W>(at, 1);
+        if (++step == end) {
+            tile += stride;
+            seek();
+        }
+    }
+    __device__ __forceinline__ void fill() {
+        if (tile >= last)
+            return;
+        load(w, at, 0);
+        go_on();
+    }
+    __device__ __forceinline__ void make(float) {}
+
+    // Multiplies the segment of the next tile.
+    template <class S> __device__ __forceinline__ void multiply(S &sink, float up) {
+#pragma unroll 1
+        for (uint32_t left = end - begin; left; left--) {
+            const bool more = tile < last;
+            give_and_load(w, up, sink, lane, at, 0, more);
+            if (more)
+                go_on();
+            sink.advance(W::CHUNKS);
+        }
     }
 };
 
