@@ -26,6 +26,10 @@ type kernel struct {
 type machineCode struct {
 	modules []driver.Module
 	kernels map[string]*kernel
+
+	// Some of it is not for this GPU, but for every one: PTX that does without what came
+	// after compute capability 8.0.
+	everyGPU bool
 }
 
 // loadCode loads every family that steps need.
@@ -56,6 +60,7 @@ func loadFamilies(drv driver.Driver, props driver.Properties, families []string)
 			return nil, fmt.Errorf("%s for %s: %w", family, target, err)
 		}
 		c.modules = append(c.modules, m)
+		c.everyGPU = c.everyGPU || target == everyGPU
 		for _, k := range kernels.Kernels(family) {
 			if k.Targets != nil && !slices.Contains(k.Targets, target) {
 				continue
@@ -119,7 +124,7 @@ func (d *Device) allowShared(k *kernel, bytes int) error {
 // start launches l on stream s. With checks it waits for the result.
 func start[P any](d *Device, l *launch[P], s driver.Stream) error {
 	l.how.Stream = s
-	l.how.Dependent = s == d.stream && d.props.Major >= 9 && !d.cfg.Checks
+	l.how.Dependent = s == d.stream && d.dependent && !d.cfg.Checks
 	if err := d.drv.Launch(l.kernel.fn, &l.how, unsafe.Pointer(&l.params)); err != nil {
 		return d.wrap(err, "kernel %s, grid %v, block %v, %d bytes of shared memory", l.kernel.name, l.how.Grid, l.how.Block, l.how.Shared)
 	}

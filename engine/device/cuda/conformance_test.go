@@ -44,6 +44,18 @@ func TestConformance(t *testing.T) {
 	devicetest.Run(t, func(t *testing.T) device.Device { return keepOpen{shared} }, devicetest.Bounds{Float: 8e-4, Quantized: 2e-3})
 }
 
+// The same with the code for every GPU, which others than Hopper's run by as well: many in
+// place of wide, no clusters, nothing launched ahead. The driver compiles it first, for half
+// a minute.
+func TestConformanceOfCodeForEveryGPU(t *testing.T) {
+	if os.Getenv("KIGO_TEST_LONG") == "" {
+		t.Skip("needs KIGO_TEST_LONG=1")
+	}
+	shared := open(t, cuda.WithCodeForEveryGPU(cuda.Config{}))
+	t.Cleanup(func() { shared.Close() })
+	devicetest.Run(t, func(t *testing.T) device.Device { return keepOpen{shared} }, devicetest.Bounds{Float: 8e-4, Quantized: 2e-3})
+}
+
 // Which of the kernels for many rows is taken is a question of time alone.
 func TestBitsOfEveryWide(t *testing.T) {
 	for _, wide := range []struct {

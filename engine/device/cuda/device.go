@@ -38,6 +38,7 @@ type Config struct {
 
 	unrecorded bool     // no step is captured as a graph
 	wide       wideWish // the zero wish: the shape that should be done first
+	major      int      // the compute capability's that the GPU is taken to have; 0: its own
 }
 
 // leastMajor is the compute capability's major number from which on the kernels
@@ -55,7 +56,11 @@ type Device struct {
 	driver string // the driver's version
 	code   *machineCode
 	stream driver.Stream // of steps
-	free   atomic.Uint64 // device memory, when something was taken or given back last
+
+	// A kernel may be launched before its predecessor has ended, and waits for it itself.
+	dependent bool
+
+	free atomic.Uint64 // device memory, when something was taken or given back last
 
 	lanes  *lanes
 	hashes hashArea
@@ -93,6 +98,9 @@ func open(cfg Config, drv driver.Driver) (_ *Device, err error) {
 	if d.props, err = drv.Properties(cfg.Ordinal); err != nil {
 		return nil, d.wrap(err, "describe GPU %d", cfg.Ordinal)
 	}
+	if cfg.major != 0 {
+		d.props.Major, d.props.Minor = cfg.major, 0
+	}
 	if d.props.Major < leastMajor {
 		return nil, fmt.Errorf("%w: the %s has compute capability %d.%d; Kigo needs %d.0, which GPUs have from the A100 and the RTX 30 series on",
 			device.ErrNotSupported, d.props.Name, d.props.Major, d.props.Minor, leastMajor)
@@ -119,6 +127,10 @@ func open(cfg Config, drv driver.Driver) (_ *Device, err error) {
 	if d.code, err = loadCode(drv, d.props); err != nil {
 		return nil, d.wrap(err, "load the kernels")
 	}
+	// In code for every GPU nothing waits for the blocks of a cluster, nor for a predecessor,
+	// even where the GPU could.
+	d.props.Clusters = d.props.Clusters && !d.code.everyGPU
+	d.dependent = d.props.Major >= 9 && !d.code.everyGPU
 	if d.stream, err = drv.NewStream(); err != nil {
 		return nil, errors.Join(d.wrap(err, "make a stream"), d.code.unload(drv))
 	}

@@ -162,6 +162,13 @@ func WithWide(cfg Config, rows, tiles int, joint bool, splits int, far bool) Con
 	return cfg
 }
 
+// WithCodeForEveryGPU is a configuration for a GPU that Kigo has no machine code for: the
+// driver compiles the code for every GPU.
+func WithCodeForEveryGPU(cfg Config) Config {
+	cfg.major = 99
+	return cfg
+}
+
 // Wide is the shape of wide for a matrix, on a GPU with an H100's shared memory where
 // so many clusters fit, by their size: how many outputs a block has, how many blocks
 // share segments, and the shared memory of each. With a gate there are so many

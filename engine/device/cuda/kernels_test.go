@@ -2,6 +2,7 @@ package cuda_test
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -321,6 +322,31 @@ func TestEveryKernelIsReached(t *testing.T) {
 	})
 }
 
+// Code for every GPU has nothing that waits for clusters or predecessors: on a GPU that has
+// both, steps must do without.
+func TestCodeForEveryGPU(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not with -short: arithmetic only")
+	}
+	g := newFakeGPU()
+	r := &recorder{Driver: g, names: map[driver.Function]string{}, launched: map[string]bool{}, refuse: true}
+	props, err := g.Properties(0)
+	if err != nil || !props.Clusters || props.Major < 9 {
+		t.Fatalf("the scripted GPU: %+v, %v", props, err)
+	}
+	d, err := cuda.OpenOn(cuda.WithCodeForEveryGPU(cuda.Config{}), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	everyKernel(t, d, 0, func(*testing.T) {})
+	if !r.launched["many_q4_k"] || r.launched["wide128_q4_k"] {
+		t.Errorf("launched: %s", strings.Join(slices.Sorted(maps.Keys(r.launched)), " "))
+	}
+	if err := errors.Join(d.Close(), g.Check()); err != nil {
+		t.Error(err)
+	}
+}
+
 // The same on a GPU, under compute-sanitizer if somebody asks for it.
 func TestEveryKernel(t *testing.T) {
 	testEveryKernel(t, func() driver.Driver {
@@ -394,6 +420,7 @@ type recorder struct {
 	names                         map[driver.Function]string
 	launched                      map[string]bool
 	memory, launch, cluster, sync bool
+	refuse                        bool // clusters, and launches before the predecessor's end
 }
 
 func (r *recorder) Properties(ordinal int) (driver.Properties, error) {
@@ -416,7 +443,10 @@ func (r *recorder) Launch(f driver.Function, l *driver.Launch, params unsafe.Poi
 	r.launched[r.names[f]] = true
 	how := *l
 	how.Dependent = l.Dependent && !r.launch
-	if r.cluster && l.Cluster != 0 {
+	if r.refuse && l.Dependent {
+		return fmt.Errorf("kernel %s: launched before its predecessor's end", r.names[f])
+	}
+	if (r.cluster || r.refuse) && l.Cluster != 0 {
 		return fmt.Errorf("kernel %s: a cluster of %d", r.names[f], l.Cluster)
 	}
 	err := r.Driver.Launch(f, &how, params)

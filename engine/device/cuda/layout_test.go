@@ -28,12 +28,12 @@ func locate(l *kernels.Layout, row, at int) uint64 {
 	r := row % tileRows
 	inner := 0
 	if p.Piece > 0 {
-		n := in / 4 // the word
-		lane, word := r%8*4+n%4, r/8*2+n/4
+		lane, word, b := r%8*4+in/4%4, r/8*2+in/16, in%4
 		if p.Piece == 8 {
-			lane, word = r%8*4+n/2, n%2*2+r/8
+			n := in / 2 % 4 // of the lane's k, in the order 0, 2, 1, 3
+			lane, word, b = r%8*4+in/8, n%2*2+r/8, n/2*2+in%2
 		}
-		inner = lane*16 + word*4 + in%4
+		inner = lane*16 + word*4 + b
 	} else {
 		inner = (r%8*2+r/8)*int(p.Unit) + in
 	}
