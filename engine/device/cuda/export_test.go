@@ -188,8 +188,8 @@ func Wide(rows, outputs, width int, gated bool, clusters map[int]int) (wide, spl
 }
 
 // ShareOut is how blocks are shared out among matrices of those formats with so many
-// outputs each, for a single row of that width.
-func ShareOut(t testing.TB, blocks, width int, formats []quant.Type, outputs []int) []int {
+// outputs each, for a single row of that width, with so many left to others if possible.
+func ShareOut(t testing.TB, blocks, free, width int, formats []quant.Type, outputs []int) []int {
 	t.Helper()
 	var parts []onePart
 	for i, typ := range formats {
@@ -203,7 +203,11 @@ func ShareOut(t testing.TB, blocks, width int, formats []quant.Type, outputs []i
 		}
 		parts = append(parts, onePart{like: &p, tiles: ceilDiv(outputs[i], tileRows), segments: 8})
 	}
-	return shareOut(blocks, parts)
+	shared := shareOut(blocks, parts)
+	if free == 0 {
+		return shared
+	}
+	return leave(shared, blocks-free, parts)
 }
 
 // Graphs is how many recorded steps an executable has.

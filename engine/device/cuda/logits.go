@@ -30,7 +30,7 @@ func (x *executable) newLogits(op *device.Logits) (operation, error) {
 	if err != nil {
 		return nil, err
 	}
-	return o, x.takeOne(o.product)
+	return o, x.takeOne(o.product, 0)
 }
 
 // run computes the first piece of them.

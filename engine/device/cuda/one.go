@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"slices"
 
+	"kigo/engine/device"
 	"kigo/engine/quant"
 	"kigo/kernels"
 )
@@ -50,8 +51,9 @@ func (p *placement) oneShared(tiles, sides, ring int) int {
 
 // newOne prepares the launch for a single row of matrices of one format or of two, in
 // the order of params.Matrix; nil where there is no such kernel, or rows are not of
-// whole octets, or it would want too much shared memory.
-func (x *executable) newOne(params kernels.ProjectParams, parts ...onePart) (*launch[kernels.ProjectParams], error) {
+// whole octets, or it would want too much shared memory. free is how many multiprocessors
+// should be left to others; see beside.
+func (x *executable) newOne(params kernels.ProjectParams, free int, parts ...onePart) (*launch[kernels.ProjectParams], error) {
 	if params.Width%8 != 0 {
 		return nil, nil
 	}
@@ -62,6 +64,9 @@ func (x *executable) newOne(params kernels.ProjectParams, parts ...onePart) (*la
 	// More blocks have fewer tiles each, whose sums need less room.
 	for perSM := 1; perSM <= 4; perSM *= 2 {
 		blocks := shareOut(perSM*x.dev.props.SMs, parts)
+		if free > 0 {
+			blocks = leave(blocks, perSM*x.dev.props.SMs-free, parts)
+		}
 		all, tile, shared := 0, 0, 0
 		params.Share = [2]kernels.Share{}
 		for i, n := range blocks {
@@ -111,6 +116,46 @@ func (x *executable) oneKernel(parts []onePart) (name string, first int) {
 		}
 	}
 	return "one_" + name, 0
+}
+
+// leave takes blocks away from parts, to have so many in all or fewer, where nothing takes
+// longer by it: none gets more tiles than the most that one has already; but where they
+// have one tile, two if there are warps for both.
+func leave(blocks []int, want int, parts []onePart) []int {
+	sum, most := 0, 0
+	for i := range parts {
+		each := ceilDiv(parts[i].tiles, blocks[i])
+		blocks[i] = ceilDiv(parts[i].tiles, each)
+		sum, most = sum+blocks[i], max(most, each*parts[i].segments)
+	}
+	if p := &parts[0]; len(parts) == 1 && sum > want && 2*want >= p.tiles && most == p.segments && 2*most <= oneWarps {
+		blocks[0] = want
+	}
+	return blocks
+}
+
+// beside is how many multiprocessors a projection should leave to attention, which is next
+// to it in a layer: as many as attention's blocks for a single row, up to two units long. A
+// block of one takes all registers of a multiprocessor, so that of two kernels whose blocks
+// do not fit side by side the second begins when the first has ended: it asks for its keys
+// and values, or for its weights, that much later. Up to an eighth of the GPU.
+func (x *executable) beside(op *device.Project) int {
+	for _, other := range x.prog.Ops {
+		near, heads, kvHeads := false, 0, 0
+		switch a := other.(type) {
+		case *device.Attend:
+			near, heads, kvHeads = a.Out == op.In, a.Heads, a.KVHeads
+		case *device.Rope:
+			for _, m := range op.Mats {
+				near = near || m.Out == a.Q
+			}
+			heads, kvHeads = a.Heads, a.KVHeads
+		}
+		if near {
+			return min(2*kvHeads*ceilDiv(heads/kvHeads, oneHeads), x.dev.props.SMs/8)
+		}
+	}
+	return 0
 }
 
 // shareOut is how many of the blocks each part should have so that all are done at

@@ -175,9 +175,9 @@ func (x *executable) newProduct(like device.TensorID, matrices []kernels.Matrix,
 // part is what a launch of one has of the product.
 func (pr *product) part() onePart { return onePart{pr.like, pr.tiles, int(pr.params.Segments)} }
 
-// takeOne prepares the launch for a single row.
-func (x *executable) takeOne(pr *product) (err error) {
-	pr.one, err = x.newOne(pr.params, pr.part())
+// takeOne prepares the launch for a single row; free is newOne's.
+func (x *executable) takeOne(pr *product, free int) (err error) {
+	pr.one, err = x.newOne(pr.params, free, pr.part())
 	return err
 }
 

@@ -44,16 +44,24 @@ func TestBlocksOfOne(t *testing.T) {
 		blocks, width int
 		formats       []quant.Type
 		outputs, want []int
+		beside        []int // with 16 multiprocessors that should be left to attention
 	}{
-		{132, 4096, one, []int{896}, []int{56}},
-		{132, 4096, one, []int{128256}, []int{132}},
-		{132, 1024, two, []int{1024, 128}, []int{64, 8}},
-		{132, 4096, two, []int{5120, 1024}, []int{80, 52}}, // 4 tiles of 36,864 bytes, 2 of 53,760; 3 and 3 would take longer
-		{2, 4096, two, []int{5120, 1024}, []int{1, 1}},
-		{1, 4096, two, []int{16, 16}, []int{1, 1}}, // one turn after the other
+		{132, 4096, one, []int{896}, []int{56}, []int{56}},
+		{132, 4096, one, []int{2048}, []int{128}, []int{116}}, // 12 blocks with two tiles, for which they have warps
+		{132, 4096, one, []int{3072}, []int{132}, []int{96}},  // two tiles are the most
+		{132, 4096, one, []int{4096}, []int{132}, []int{128}}, // a third would be another turn
+		{132, 4096, one, []int{128256}, []int{132}, []int{132}},
+		{132, 1024, two, []int{1024, 128}, []int{64, 8}, []int{64, 8}},
+		{132, 4096, two, []int{2560, 512}, []int{100, 32}, []int{80, 32}},
+		{132, 4096, two, []int{5120, 1024}, []int{80, 52}, []int{80, 32}}, // 4 tiles of 36,864 bytes, 2 of 53,760; 3 and 3 would take longer
+		{2, 4096, two, []int{5120, 1024}, []int{1, 1}, []int{1, 1}},
+		{1, 4096, two, []int{16, 16}, []int{1, 1}, []int{1, 1}}, // one turn after the other
 	} {
-		if got := cuda.ShareOut(t, c.blocks, c.width, c.formats, c.outputs); !slices.Equal(got, c.want) {
+		if got := cuda.ShareOut(t, c.blocks, 0, c.width, c.formats, c.outputs); !slices.Equal(got, c.want) {
 			t.Errorf("%d blocks for %v outputs: %v, want %v", c.blocks, c.outputs, got, c.want)
+		}
+		if got := cuda.ShareOut(t, c.blocks, 16, c.width, c.formats, c.outputs); !slices.Equal(got, c.beside) {
+			t.Errorf("%d blocks for %v outputs, 16 of them left if possible: %v, want %v", c.blocks, c.outputs, got, c.beside)
 		}
 	}
 }

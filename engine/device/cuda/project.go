@@ -86,14 +86,15 @@ func (x *executable) newProject(op *device.Project) (operation, error) {
 			parts = append(parts, pr.part())
 		}
 	}
+	free := x.beside(op)
 	if len(parts) == 2 && len(matrices) <= maxMatrices && !gated && len(o.floats) == 0 {
 		params := x.projectParams(parts[0].like, matrices, false, in, residual, op.Norm)
-		if o.both, err = x.newOne(params, parts...); err != nil || o.both != nil {
+		if o.both, err = x.newOne(params, free, parts...); err != nil || o.both != nil {
 			return o, err
 		}
 	}
 	for _, pr := range o.products {
-		if err := x.takeOne(pr); err != nil {
+		if err := x.takeOne(pr, free); err != nil {
 			return nil, err
 		}
 	}
