@@ -109,8 +109,10 @@ template <int DIM, bool FUSED> struct One {
             uint16_t *cached = 0;
             if (FUSED && h >= heads && part == 0 && i < dim)
                 cached = (uint16_t *)(value ? p.cache.values : p.cache.keys) + place_of(p.cache, row.table, kv_head, own) + i;
-            if (!waited)
+            if (!waited) {
+                let_next_start();
                 wait_for_previous();
+            }
             waited = true;
             if (n >= all)
                 break;
@@ -162,8 +164,10 @@ template <int DIM, bool FUSED> struct One {
     __device__ __forceinline__ void run() {
         constexpr uint32_t GROUPS = U::POSITIONS / 16;
         const uint32_t my_element = warp * PAIRS * 16; // the warp's first of a value
-        if (!FUSED)
+        if (!FUSED) {
+            let_next_start();
             wait_for_previous();
+        }
         if (begin >= end)
             return;
         if (threadIdx.x < U::POSITIONS)
@@ -402,6 +406,5 @@ store_a(s.weights + warp * 32, U::WEIGHTS, lane, a);
 template <int DIM, bool FUSED> __device__ __forceinline__ void attend_one(const AttendParams &p) {
     extern __shared__ __align__(16) char shared[];
     __shared__ __align__(16) typename One<DIM, FUSED>::Shared s;
-    let_next_start();
     One<DIM, FUSED>(p, s, shared).run();
 }

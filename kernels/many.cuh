@@ -31,9 +31,11 @@ template <class W> __device__ __forceinline__ void many(const ProjectParams &p) 
 
     constexpr uint32_t PER_STAGE = MANY_COLUMNS / 16 / W::CHUNKS;
     Sink<MANY_ROWS / 8> sink(MANY_HALF_STRIDE);
-    float total[MANY_ROWS / 8][4], group[MANY_ROWS / 8][4];
+    float total[MANY_ROWS / 8][4] = {}, group[MANY_ROWS / 8][4] = {};
     const uint32_t each = p.segments / 4; // of a group
     uint32_t segment = 0, end = segment_begin<W>(1, p), stages = (p.steps + PER_STAGE - 1) / PER_STAGE;
+    for (; end == 0; end = segment_begin<W>(segment + 1, p)) // the first are empty: narrow rows
+        segment++;
     let_next_start();
     W w;
     load(w, at, 0);

@@ -192,7 +192,6 @@ template <class W> __device__ __forceinline__ void one(const ProjectParams &p, c
     extern __shared__ __align__(16) char shared[];
     using Weights = typename Choose<(W::AT_ONCE > 1), Direct<W>, typename Choose<W::AT_ONCE == 1, Stepwise<W>, Ring<W>>::type>::type;
     const uint32_t tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
-    let_next_start();
     const uint32_t block = blockIdx.x - share.block;
     const uint32_t first = share.tile + block * share.each + min(block, share.more), tiles = share.each + (block < share.more);
     const uint32_t segments = 1u << share.segments_log, log = share.segments_log + p.gated, sides = 1u << log;
@@ -214,6 +213,7 @@ template <class W> __device__ __forceinline__ void one(const ProjectParams &p, c
         output = Output(p, first + min(tid / 16, tiles - 1), tid % 16);
         auto up_of = [&] { return p.matrix[p.gated ? part : Place(p, first + tile).matrix].up; };
         float scale_up = up_of();
+        let_next_start(); // behind this one's own loads, which it would delay
         wait_for_previous();
         row.load(p);
         output.load_residual(p);
