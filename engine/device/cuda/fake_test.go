@@ -21,8 +21,11 @@ type fakeGPU struct {
 	nan string // the kernel that writes NaNs instead
 }
 
-func newFakeGPU() *fakeGPU {
-	g := &fakeGPU{Driver: fakedriver.New(fakedriver.Config{})}
+func newFakeGPU() *fakeGPU { return newFakeGPUOf(driver.Properties{}) }
+
+// newFakeGPUOf is one of another kind; what is 0 is an H100's.
+func newFakeGPUOf(props driver.Properties) *fakeGPU {
+	g := &fakeGPU{Driver: fakedriver.New(fakedriver.Config{Properties: props})}
 	known := map[string]fakedriver.Kernel{}
 	for _, k := range []fakedriver.Kernel{
 		fakedriver.Typed("repack", fakeRepack),

@@ -322,6 +322,40 @@ func TestEveryKernelIsReached(t *testing.T) {
 	})
 }
 
+// On other GPUs the cases reach every kernel that is there for them, within what shared
+// memory they have.
+func TestEveryKernelOfOtherGPUs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not with -short: arithmetic only")
+	}
+	const kib = 1 << 10
+	for _, props := range []driver.Properties{
+		{Name: "A100", Major: 8, SMs: 108, SharedPerBlockOptin: 163 * kib, SharedPerSM: 164 * kib},
+		{Name: "RTX 3090", Major: 8, Minor: 6, SMs: 82, SharedPerBlockOptin: 99 * kib, SharedPerSM: 100 * kib},
+		{Name: "L4", Major: 8, Minor: 9, SMs: 58, SharedPerBlockOptin: 99 * kib, SharedPerSM: 100 * kib},
+		{Name: "B200", Major: 10, SMs: 148},
+		{Name: "RTX 5090", Major: 12, SMs: 170, SharedPerBlockOptin: 99 * kib, SharedPerSM: 100 * kib},
+	} {
+		t.Run(props.Name, func(t *testing.T) {
+			g := newFakeGPUOf(props)
+			r := &recorder{Driver: g, names: map[driver.Function]string{}, launched: map[string]bool{}}
+			d, err := cuda.OpenOn(cuda.Config{}, r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			everyKernel(t, d, 0, func(*testing.T) {})
+			reached(t, r.launched, props.Major, props.Minor)
+			if props.Name == "L4" { // has the least of both
+				p, s := layerOf(t, quant.Q4_K, 40, 4096, 32, 8, 128, 14336)
+				everyStep(t, d, "a layer of 8B", p, s, []int{1, 3, 20, 70}, longPast)
+			}
+			if err := errors.Join(d.Close(), g.Check()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // Code for every GPU has nothing that waits for clusters or predecessors: on a GPU that has
 // both, steps must do without.
 func TestCodeForEveryGPU(t *testing.T) {
