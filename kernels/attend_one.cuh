@@ -215,7 +215,7 @@ template <int DIM, bool FUSED> struct One {
             if (GROUPS == ONE_WARPS || warp < GROUPS) {
                 uint32_t a[4];
                 to_weights(a, &x[0][0], m2);
-store_a(s.weights + warp * 32, U::WEIGHTS, lane, a);
+                store_a(s.weights + warp * 32, U::WEIGHTS, lane, a);
             }
             __syncthreads(); // the weights and the values are there
             float l2[4] = {0, 0, 0, 0}, o2[PAIRS][2][4];

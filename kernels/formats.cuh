@@ -342,7 +342,7 @@ struct WeightsQ6_K {
     static constexpr int CHUNKS = 16, UNROLL = 1, AT_ONCE = 1, BLOCKS = 2, AHEAD = 1, AHEAD_NARROW = 2;
     static constexpr bool CONVERTED = true;
     struct Rest {
-        uint4 s0, s1;      // scales of two rows' 16 groups, a byte each, from -128 to 127
+        uint4 s0, s1;    // scales of two rows' 16 groups, a byte each, from -128 to 127
         uint32_t d0, d1; // what 128 times a scale is multiplied with, in both halves
     };
     uint4 w[4], h[2], s0, s1;
