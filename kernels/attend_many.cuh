@@ -87,9 +87,9 @@ template <int DIM> __device__ __forceinline__ void attend_many(const AttendParam
     const uint32_t position[2] = {tile.position + (mine + lane / 4) / group, tile.position + (mine + lane / 4 + 8) / group};
 
     if (threadIdx.x < U::POSITIONS)
-        s.places[0][threadIdx.x] = place_in_unit<DIM>(p.cache, tile.table, kv_head, 0, end);
+        s.places[0][threadIdx.x] = place_in_unit<DIM>(p.cache, tile.table, kv_head, 0, end, threadIdx.x);
     __syncthreads();
-    copy_unit<DIM>(keys, p.cache.keys, s.places[0], 0, end, dim, blockDim.x);
+    copy_unit<DIM>(keys, p.cache.keys, s.places[0], 0, end, dim, threadIdx.x, blockDim.x);
 
     // Queries as operand A.
     uint32_t q[DIM / 16][4];
@@ -122,8 +122,8 @@ template <int DIM> __device__ __forceinline__ void attend_many(const AttendParam
         const uint32_t turn = first / U::POSITIONS % 2;
         copy_wait<0>();
         __syncthreads(); // the keys are there; all have done with the last values and weights
-        copy_unit<DIM>(values, p.cache.values, s.places[turn], first, end, dim, blockDim.x);
-        const uint64_t next = place_in_unit<DIM>(p.cache, tile.table, kv_head, first + U::POSITIONS, end);
+        copy_unit<DIM>(values, p.cache.values, s.places[turn], first, end, dim, threadIdx.x, blockDim.x);
+        const uint64_t next = place_in_unit<DIM>(p.cache, tile.table, kv_head, first + U::POSITIONS, end, threadIdx.x);
 
         const uint32_t half = side * M::GROUPS * 16;
         float x[M::GROUPS][2][4], m2[2] = {MINUS_INFINITY, MINUS_INFINITY};
@@ -156,7 +156,7 @@ template <int DIM> __device__ __forceinline__ void attend_many(const AttendParam
         copy_wait<0>();
         __syncthreads(); // the values and weights are there; all have done with the keys
         if (first + U::POSITIONS < end)
-            copy_unit<DIM>(keys, p.cache.keys, s.places[turn ^ 1], first + U::POSITIONS, end, dim, blockDim.x);
+            copy_unit<DIM>(keys, p.cache.keys, s.places[turn ^ 1], first + U::POSITIONS, end, dim, threadIdx.x, blockDim.x);
 
         const char *from = values_of_b(values, U::ROW, lane) + side * M::PAIRS * 32, *by = rows_of_a(weights, U::WEIGHTS, lane);
         float l2[4] = {0, 0, 0, 0}, a[2], b[2];

@@ -56,8 +56,8 @@ KIGO_KERNEL(append, AppendParams) {
 
 // By the largest head that they take. attend_append does the work of append as well.
 #define ATTEND(dim) \
-    KIGO_KERNEL(attend_one_##dim, AttendParams, __launch_bounds__(ONE_THREADS, 2)) { attend_one<dim, false>(p); } \
-    KIGO_KERNEL(attend_append_##dim, AttendParams, __launch_bounds__(ONE_THREADS, 2)) { attend_one<dim, true>(p); } \
+    KIGO_KERNEL(attend_one_##dim, AttendParams, __launch_bounds__(MOST_TEAMS * ONE_THREADS, 1)) { attend_one<dim, false>(p); } \
+    KIGO_KERNEL(attend_append_##dim, AttendParams, __launch_bounds__(MOST_TEAMS * ONE_THREADS, 1)) { attend_one<dim, true>(p); } \
     KIGO_KERNEL(attend_many_##dim, AttendParams, __launch_bounds__(dim > 128 ? 256 : 512, 1)) { attend_many<dim>(p); }
 ATTEND(32)
 ATTEND(64)

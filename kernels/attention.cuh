@@ -131,9 +131,9 @@ __device__ __forceinline__ uint64_t place_of(const CacheLayer &c, const int32_t 
 }
 
 // The place of position first + thread of a unit; 0 beyond the end.
-template <int DIM> __device__ __forceinline__ uint64_t place_in_unit(const CacheLayer &c, const int32_t *table, uint32_t kv_head, uint32_t first, uint32_t end) {
-    const uint32_t position = first + threadIdx.x;
-    return threadIdx.x < Unit<DIM>::POSITIONS && position < end ? place_of(c, table, kv_head, position) : 0;
+template <int DIM> __device__ __forceinline__ uint64_t place_in_unit(const CacheLayer &c, const int32_t *table, uint32_t kv_head, uint32_t first, uint32_t end, uint32_t thread) {
+    const uint32_t position = first + thread;
+    return thread < Unit<DIM>::POSITIONS && position < end ? place_of(c, table, kv_head, position) : 0;
 }
 
 // 16 bytes into shared memory in the background; zeros, with nothing read, if !valid;
@@ -145,12 +145,12 @@ __device__ __forceinline__ void copy_piece(char *to, const void *from, bool vali
 
 // Starts to copy a unit's keys or values; what is beyond the end, or beyond a head's
 // elements, becomes zeros. Position skip is left out.
-template <int DIM> __device__ __forceinline__ void copy_unit(char *to, uint64_t cached, const uint64_t *places, uint32_t first, uint32_t end, uint32_t dim, uint32_t threads, uint32_t skip = ~0u) {
+template <int DIM> __device__ __forceinline__ void copy_unit(char *to, uint64_t cached, const uint64_t *places, uint32_t first, uint32_t end, uint32_t dim, uint32_t thread, uint32_t threads, uint32_t skip = ~0u) {
     constexpr uint32_t PIECES = DIM / 8, ALL = Unit<DIM>::POSITIONS * PIECES;
     static_assert(ALL % 512 == 0, "threads have equally many pieces");
 #pragma unroll 2
     for (uint32_t turn = 0; turn < ALL / threads; turn++) {
-        const uint32_t i = threadIdx.x + turn * threads, n = i / PIECES, piece = i % PIECES, position = first + n;
+        const uint32_t i = thread + turn * threads, n = i / PIECES, piece = i % PIECES, position = first + n;
         copy_piece(to + n * Unit<DIM>::ROW + piece * 16, (const uint16_t *)cached + places[n] + piece * 8, position < end && piece * 8 < dim, position != skip);
     }
     copy_commit();

@@ -147,6 +147,21 @@ __device__ __forceinline__ void wait_for_previous() {
 #endif
 }
 
+// A value in a register from here on. Left to itself the compiler finds out again, where it
+// is needed, what follows from parameters: behind the wait, where it takes time.
+__device__ __forceinline__ uint32_t kept(uint32_t x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+__device__ __forceinline__ float kept(float x) {
+    asm volatile("" : "+f"(x));
+    return x;
+}
+template <class T> __device__ __forceinline__ T *kept(T *x) {
+    asm volatile("" : "+l"(x));
+    return x;
+}
+
 // A cluster's blocks wait for each other in two steps, and not for those that have
 // ended.
 __device__ __forceinline__ void cluster_arrive() {

@@ -285,7 +285,7 @@ struct AttendParams {
     uint32_t halves;
     uint32_t heads;
     uint32_t splits;  // of attend_one: 1, a block walks over all of a row's units; or as many as any row has
-    uint32_t cluster; // a row's splits are one
+    uint32_t cluster; // a row's blocks are one
     float scale;
 };
 

@@ -259,7 +259,7 @@ type AttendParams struct {
 	Halves    uint32
 	Heads     uint32
 	Splits    uint32 // of attend_one: 1, a block walks over all of a row's units; or as many as any row has
-	Cluster   uint32 // a row's splits are one
+	Cluster   uint32 // a row's blocks are one
 	Scale     float32
 }
 

@@ -25,8 +25,8 @@ var budget = map[string]int{
 	"one_q5_1_q8_0":     57600,
 	"one_q4_k_q6_k":     56400,
 	"one_q5_k_q6_k":     59200,
-	"attend_append_64":  35700,
-	"attend_append_128": 37700,
+	"attend_append_64":  35000,
+	"attend_append_128": 36600,
 }
 
 func TestBudget(t *testing.T) {

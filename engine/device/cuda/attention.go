@@ -15,7 +15,9 @@ type attention struct {
 	op               *device.Attend
 	unit             int // positions
 	shared           int // bytes of a unit's keys and values in shared memory
-	blockSums        int // bytes of the sums that a block of attend_one makes
+	team             int // bytes of shared memory that a team of attend_one has
+	mostTeams        int // of a block of it
+	unitSums         int // bytes of the sums that it makes of a unit
 	mostQueries      int // of a block of attend_many
 	one, fused, many *launch[kernels.AttendParams]
 }
@@ -24,11 +26,13 @@ type attention struct {
 const (
 	unitTokens  = 128     // positions of a unit
 	longUnits   = 128     // elements of a head beyond which units are half as long
-	oneThreads  = 256     // of a block of attend_one
-	oneHeads    = 16      // that it takes
+	oneThreads  = 256     // of a team of attend_one
+	oneTeams    = 2       // that a block has at most
+	oneHeads    = 8       // that a block of it takes
 	mostCluster = 8       // blocks of a cluster
 	manyQueries = 16      // that every 64 threads of attend_many have
 	manyStatic  = 4 << 10 // no less than its static shared memory
+	oneStatic   = 3 << 10 // the same of attend_one
 )
 
 // attendDims are the sizes of heads for which there are kernels; others take the next.
@@ -48,8 +52,14 @@ func (x *executable) newAttend(op *device.Attend) (operation, error) {
 	if dim > longUnits {
 		o.unit /= 2
 	}
-	o.shared = 2 * o.unit * (2*dim + 16)
-	o.blockSums = 4 * dim * min(op.Heads/op.KVHeads, oneHeads)
+	row := 2*dim + 16
+	o.shared = 2 * o.unit * row
+	o.team = o.shared + 10*row + 32*o.unit + 256
+	o.mostTeams = 1
+	if oneTeams*o.team+oneStatic <= x.dev.props.SharedPerBlockOptin {
+		o.mostTeams = oneTeams
+	}
+	o.unitSums = 4 * dim * min(op.Heads/op.KVHeads, oneHeads)
 	p := kernels.AttendParams{
 		Cache: x.cache.layer(op.Layer),
 		Q:     x.values[op.Q], Out: x.values[op.Out],
@@ -58,35 +68,31 @@ func (x *executable) newAttend(op *device.Attend) (operation, error) {
 		Heads: uint32(op.Heads),
 		Scale: op.Scale,
 	}
-	prepare := func(name string, p kernels.AttendParams) (*launch[kernels.AttendParams], error) {
+	prepare := func(name string, p kernels.AttendParams, shared int) (*launch[kernels.AttendParams], error) {
 		l, err := newLaunch(x.dev, fmt.Sprintf("%s_%d", name, dim), oneThreads, p)
 		if err != nil {
 			return nil, err
 		}
-		l.how.Shared = uint32(o.shared)
-		return l, x.dev.allowShared(l.kernel, o.shared)
+		return l, x.dev.allowShared(l.kernel, shared)
 	}
 	var err error
-	if o.one, err = prepare("attend_one", p); err != nil {
-		return nil, err
-	}
-	if o.many, err = prepare("attend_many", p); err != nil {
+	if o.one, err = prepare("attend_one", p, o.mostTeams*o.team+oneStatic); err != nil {
 		return nil, err
 	}
 	o.mostQueries = 64
 	if dim <= longUnits && o.manyShared(128)+manyStatic <= x.dev.props.SharedPerBlockOptin {
 		o.mostQueries = 128
 	}
-	if err := x.dev.allowShared(o.many.kernel, o.manyShared(o.mostQueries)); err != nil {
+	if o.many, err = prepare("attend_many", p, o.manyShared(o.mostQueries)); err != nil {
 		return nil, err
 	}
 	r := x.ropes[op.Layer]
-	if r == nil || r.op.QOut != op.Q {
+	if r == nil || r.op.QOut != op.Q || r.l.params.Dims%8 != 0 {
 		return o, nil
 	}
 	p.Q, p.K, p.V = r.l.params.Q, r.l.params.K, r.l.params.V
 	p.Angles, p.Dims, p.Halves = r.l.params.Angles, r.l.params.Dims, r.l.params.Halves
-	o.fused, err = prepare("attend_append", p)
+	o.fused, err = prepare("attend_append", p, o.mostTeams*o.team+oneStatic)
 	r.fused = err == nil
 	return o, err
 }
@@ -117,13 +123,20 @@ func (o *attention) runOne(x *executable, s *stepShape) error {
 	if s.alone*blocks > maxCounts || s.alone*o.op.Heads*splits*(o.op.HeadDim+2) > x.partMax {
 		splits = 1
 	}
+	// Two teams where a block, or a cluster, has all units by it; else units have more
+	// multiprocessors without.
+	teams := 1
+	if splits == o.mostTeams || splits == o.mostTeams*mostCluster {
+		teams = o.mostTeams
+	}
+	l.how.Block[0], l.how.Shared = uint32(teams*oneThreads), uint32(teams*o.team)
 	p := &l.params
 	p.Tiles, p.Tables, p.Splits = x.in.tiles(0), x.in.tables(), uint32(splits)
 	p.Cluster, l.how.Cluster = 0, 0
-	if splits > 1 && splits <= mostCluster && x.dev.props.Clusters && splits*o.blockSums <= o.shared/2 {
-		p.Cluster, l.how.Cluster = 1, uint32(splits)
+	if n := splits / teams; n > 1 && n <= mostCluster && x.dev.props.Clusters && n*o.unitSums <= o.shared/2 {
+		p.Cluster, l.how.Cluster = 1, uint32(n)
 	}
-	return start(x.dev, l.grid(splits, blocks, s.alone), x.dev.stream)
+	return start(x.dev, l.grid(splits/teams, blocks, s.alone), x.dev.stream)
 }
 
 // manyShared is the dynamic shared memory of a block with so many queries: keys, values
