@@ -39,10 +39,10 @@ template <class T> __device__ __forceinline__ T *of_first_block(T *at) {
 template <int DIM, bool FUSED> struct One {
     using U = Unit<DIM>;
     static constexpr uint32_t HEADS = 8;
-    static constexpr int GROUPS = U::POSITIONS / 16;       // of a unit's positions
+    static constexpr int GROUPS = U::POSITIONS / 16;        // of a unit's positions
     static constexpr int PARTS = DIM > 128 ? DIM / 128 : 1; // of 16 elements of a value, that a warp has
-    static constexpr bool KEYS_KEPT = DIM <= 128;          // for more there are too few registers
-    static constexpr uint32_t BATCH = 32, LOADS = 16;      // units whose factors are found, and that are read, at a time
+    static constexpr bool KEYS_KEPT = DIM <= 128;           // for more there are too few registers
+    static constexpr uint32_t BATCH = 32, LOADS = 16;       // units whose factors are found, and that are read, at a time
 
     struct Team {
         char queries[HEADS * U::ROW];
@@ -71,7 +71,7 @@ template <int DIM, bool FUSED> struct One {
     Rows row;
     const uint32_t own;                 // position of a key and value that are not in the cache
     const uint32_t my_head, my_element; // the lane's first, of two and of 2 * PARTS, 8 apart
-    const bool has_scores, has_values;  // the warp
+    const bool has_scores, has_values;  // whether the warp makes such
 
     __device__ __forceinline__ One(const AttendParams &p, Block &block, char *shared)
         : p(p), block(block), shared(shared), teams(blockDim.x / ONE_THREADS), team(kept(threadIdx.x / ONE_THREADS)), thread(kept(threadIdx.x % ONE_THREADS)),

@@ -18,7 +18,7 @@ struct RowSink {
     float v[4];
     const char *halves; // where the lane reads: its four of 16
 
-    __device__ __forceinline__ RowSink(const char *half, uint32_t chunk, uint32_t lane) : halves(half + lane % 4 * 8 + chunk * 32) { v[0] = v[1] = v[2] = v[3] = 0; }
+    __device__ __forceinline__ explicit RowSink(const char *halves) : halves(halves) { v[0] = v[1] = v[2] = v[3] = 0; }
     __device__ __forceinline__ void advance(uint32_t chunks) { halves += chunks * 32; }
     __device__ __forceinline__ void plain(int chunk, const uint32_t *a, bool there = true) { mma(v, a, there ? *(const uint2 *)(halves + chunk * 32) : make_uint2(0, 0)); }
 };
@@ -43,7 +43,7 @@ struct Row {
     // which has more to multiply.
     __device__ __forceinline__ Row(const ProjectParams &p, char *shared)
         : half(shared), squares((float *)(shared + p.stride * 2)), runs((p.stride + RUN - 1) / RUN), lane(threadIdx.x % 32),
-          first((threadIdx.x ^ ONE_THREADS / 2) * 8), in((const float *)p.in) {
+          first(kept((threadIdx.x ^ ONE_THREADS / 2) * 8)), in((const float *)p.in) {
         largest = squares + max(FEW_RUNS, (runs + 3) / 4 * 4);
     }
     __device__ __forceinline__ float *end() const { return largest + ONE_WARPS; }
@@ -154,6 +154,12 @@ struct Output {
         bias = biased ? ((const float *)m.bias)[number] : 0;
         other_bias = there && p.gated && p.matrix[1].bias ? ((const float *)p.matrix[1].bias)[number] : 0;
     }
+    // So that nothing of it is found again behind the products.
+    __device__ __forceinline__ void keep() {
+        to = kept(to);
+        down = kept(down);
+        there = kept((uint32_t)there);
+    }
     __device__ __forceinline__ void load_residual(const ProjectParams &p) {
         if (p.residual && there)
             residual = __ldcg((const float *)p.residual + number);
@@ -200,19 +206,30 @@ template <class W> __device__ __forceinline__ void one(const ProjectParams &p, c
 
     Row row(p, shared);
     float *parts = row.end();
-    char *slots = (char *)(parts + tiles * (sides + 1) * 16) + warp * share.ring;
+    // What is needed behind the wait is found before it, in bytes of shared memory: the warp's
+    // slots; where the lane reads the row, and leaves sums of the warp's first tile; where
+    // the thread finds those of its first output.
+    uint32_t slots = (uint32_t)((char *)(parts + tiles * (sides + 1) * 16) - shared) + warp * share.ring;
+    if (W::CHUNKS == 2) // see Ring
+        slots = kept(slots);
+    const uint32_t halves_at = kept(lane % 4 * 8 + begin * W::CHUNKS * 32);
+    const uint32_t sums_at = kept((uint32_t)((char *)(parts + (warp >> log) * (sides + 1) * 16 + side * 16 + lane / 4) - shared));
+    const uint32_t from_at = kept((uint32_t)((char *)(parts + tid / 16 * (sides + 1) * 16 + tid % 16) - shared));
+    const uint32_t tile_bytes = kept((sides + 1) * 64), tiles_apart = kept(ONE_WARPS >> log);
     float down = 1, up = 1;
     Output output;
     // A second time those rows with values that halves do not hold as they are.
 #pragma unroll 1
     for (bool again = false;; again = true) {
         uint32_t tile = warp >> log;
-        Weights weights(p, slots, lane, part, share.steps, begin, end, first + tile, ONE_WARPS >> log, first + tiles);
+        Weights weights(p, shared + slots, lane, part, share.steps, begin, end, first + tile, tiles_apart, first + tiles);
         weights.fill();
         row.expect(p);
         output = Output(p, first + min(tid / 16, tiles - 1), tid % 16);
         auto up_of = [&] { return p.matrix[p.gated ? part : Place(p, first + tile).matrix].up; };
         float scale_up = up_of();
+        output.keep();
+        uint32_t to = sums_at;
         let_next_start(); // rather than first of all: faster with most models (lab)
         wait_for_previous();
         row.load(p);
@@ -225,14 +242,14 @@ template <class W> __device__ __forceinline__ void one(const ProjectParams &p, c
         row.sum_squares(p);
 #pragma unroll 1
         while (tile < tiles) {
-            RowSink sink(row.half, begin * W::CHUNKS, lane);
+            RowSink sink(shared + halves_at);
             weights.multiply(sink, scale_up);
             if (lane % 4 == 0) {
-                float *to = parts + tile * (sides + 1) * 16 + side * 16 + lane / 4;
-                to[0] = sink.v[0];
-                to[8] = sink.v[2];
+                *(float *)(shared + to) = sink.v[0];
+                *(float *)(shared + to + 32) = sink.v[2];
             }
-            tile += ONE_WARPS >> log;
+            to += tiles_apart * tile_bytes;
+            tile += tiles_apart;
             if (tile < tiles)
                 scale_up = up_of();
         }
@@ -243,10 +260,10 @@ template <class W> __device__ __forceinline__ void one(const ProjectParams &p, c
     }
     const float scale = row.factor(p, up);
     uint64_t best = 0;
+    const float *from = (const float *)(shared + from_at);
 #pragma unroll 1
-    for (uint32_t i = tid; i < tiles * 16;) {
+    for (uint32_t i = tid; i < tiles * 16; from += ONE_THREADS / 64 * tile_bytes) {
         if (output.there) {
-            const float *from = parts + i / 16 * (sides + 1) * 16 + i % 16;
             float y = __fmul_rn(sum_of_sides(from, segments), __fmul_rn(scale, output.down));
             if (output.biased)
                 y = __fadd_rn(y, output.bias);

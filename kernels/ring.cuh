@@ -116,6 +116,9 @@ template <class W> struct Stepwise {
 // There are DEPTH of them, or as many as a warp has units in all.
 template <class W> struct Ring {
     static constexpr uint32_t UNIT = kRingColumns / 16 / W::CHUNKS;
+    // Of which there are registers enough to keep where a segment and the slots are: with
+    // others it was slower.
+    static constexpr bool KEPT = W::CHUNKS == 2;
     // Where a plane's bytes are in a slot. Written out: a loop up to plane would be one that
     // runs, over numbers in memory.
     __device__ static constexpr uint32_t offset(int plane) {
@@ -137,7 +140,7 @@ template <class W> struct Ring {
     };
 
     // Keeps fragments.
-    struct Kept {
+    struct Fragments {
         uint32_t a[UNIT * W::CHUNKS][4];
         __device__ __forceinline__ void plain(int chunk, const uint32_t *from) {
 #pragma unroll
@@ -154,12 +157,12 @@ template <class W> struct Ring {
     const uint32_t stride, last;                // from one tile of the warp to the next, and behind all of the block
     const char *quants, *other;                 // where the lane reads that
     uint32_t other_bytes = 0, other_step = 0;   // of a unit, and which of its steps
-    Kept first;                                 // of the first unit
+    Fragments first;                            // of the first unit
     bool made = false;                          // are those
 
     // tile is the warp's first one. side: which matrix of a gated pair.
     __device__ __forceinline__ Ring(const ProjectParams &p, char *slots, uint32_t lane, uint32_t side, uint32_t all, uint32_t begin, uint32_t end, uint32_t tile, uint32_t stride, uint32_t last)
-        : p(p), slots(slots), lane(lane), side(side), all(all), begin(begin), end(end), tile(begin < end ? tile : last), stride(stride), last(last) {
+        : p(p), slots(slots), lane(lane), side(side), all(all), begin(KEPT ? kept(begin) : begin), end(KEPT ? kept(end) : end), tile(begin < end ? tile : last), stride(stride), last(last) {
         seek();
     }
 

@@ -135,7 +135,7 @@ func leave(blocks []int, want int, parts []onePart) []int {
 }
 
 // beside is how many multiprocessors a projection should leave to attention, which is next
-// to it in a layer: as many as attention's blocks for a single row, up to two units long. A
+// to it in a layer: twice as many as attention's blocks for a single row of up to two units. A
 // block of one takes all registers of a multiprocessor, so that of two kernels whose blocks
 // do not fit side by side the second begins when the first has ended: it asks for its keys
 // and values, or for its weights, that much later. Up to an eighth of the GPU.

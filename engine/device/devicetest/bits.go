@@ -230,6 +230,61 @@ func (s *suite) kind(t *testing.T) string {
 	return dev.Info().Kind
 }
 
+// A row that is rotated on the way, alone in its step, has the bits of one that is
+// rotated with a prompt's, as have the keys that it leaves.
+func (s *suite) rotations(t *testing.T) {
+	for _, c := range []struct {
+		style device.RopeStyle
+		dims  int
+	}{
+		{device.RopeHalves, 64}, {device.RopeHalves, 32}, {device.RopeHalves, 24}, {device.RopeHalves, 20},
+		{device.RopeAdjacent, 64}, {device.RopeAdjacent, 24}, {device.RopeAdjacent, 20}, {device.RopeAdjacent, 2},
+	} {
+		t.Run(fmt.Sprintf("style%d/dims%d", c.style, c.dims), func(t *testing.T) {
+			dev := s.open(t)
+			t.Cleanup(func() { closeAll(t, dev) })
+			const inputs, heads, kvHeads, dim, length = 61, 12, 1, 64, 150
+			const perSeq = (length + blockSize) / blockSize
+			r := newRig(t, inputs, (heads+2*kvHeads)*dim)
+			rope := r.ropeOp(heads, kvHeads, dim, c.dims, c.style)
+			attn := r.value("attn", heads*dim)
+			r.add(&device.Attend{Q: rope.QOut, Out: attn, Heads: heads, KVHeads: kvHeads, HeadDim: dim, Scale: float32(1 / math.Sqrt(dim))})
+			r.add(&device.Logits{In: attn, Weight: r.tensor(quant.F16, inputs, heads*dim, 0.05), Stage: "logits"})
+			x := r.compileQuiet(dev, 2*perSeq, length)
+			// The last two tokens alone, or one of them behind others.
+			for at := length - 2; at < length; at++ {
+				var want []float32
+				for seq, alone := range []bool{true, false} {
+					q := device.SeqRows{}
+					for i := range perSeq {
+						q.Blocks = append(q.Blocks, int32(seq*perSeq+i))
+					}
+					behind := 0
+					if !alone {
+						behind = 11
+					}
+					step := &device.Step{}
+					for _, rows := range []int{at - behind, behind + 1} {
+						step = &device.Step{Logits: []int{rows - 1}}
+						for i := range rows {
+							step.Tokens = append(step.Tokens, int32((q.Start+i)*7%inputs))
+						}
+						q.Rows = rows
+						step.Seqs = []device.SeqRows{q}
+						if at == length-2 || rows == behind+1 { // what came before is there
+							want = append(want, x.run(t, step)...)
+						}
+						q.Start += rows
+					}
+				}
+				if n := len(want); !slices.Equal(want[n-inputs:], want[n/2-inputs:n/2]) {
+					t.Errorf("position %d: other bits", at)
+				}
+			}
+		})
+	}
+}
+
 // Sequences come and go: with each number of them from 1 to 256, in no order, the
 // same row has the same bits, wherever it stands, with its past in the cache and
 // strangers of other lengths around it, whether or not all rows' logits are wanted.
