@@ -32,7 +32,7 @@ template <class T> __device__ __forceinline__ T *of_first_block(T *at) {
 // each. Where a row's units are spread, one block folds them: the only one; or, of up to
 // eight that are a cluster, the first, into whose shared memory the others store their
 // results; or else the one that is done last, which count says, and reads what all have
-// left in memory.
+// left in memory: then a block must have one team.
 //
 // Grid: (splits / teams, kv_heads * parts of 8 heads, rows). Dynamic shared memory, for
 // each team: keys and values of a unit, then what Team has.

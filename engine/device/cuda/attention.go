@@ -123,20 +123,30 @@ func (o *attention) runOne(x *executable, s *stepShape) error {
 	if s.alone*blocks > maxCounts || s.alone*o.op.Heads*splits*(o.op.HeadDim+2) > x.partMax {
 		splits = 1
 	}
-	// Two teams where a block, or a cluster, has all units by it; else units have more
-	// multiprocessors without.
-	teams := 1
-	if splits == o.mostTeams || splits == o.mostTeams*mostCluster {
-		teams = o.mostTeams
-	}
-	l.how.Block[0], l.how.Shared = uint32(teams*oneThreads), uint32(teams*o.team)
+	teams, cluster := o.spread(splits, x.dev.props.Clusters)
+	l.how.Block[0], l.how.Shared, l.how.Cluster = uint32(teams*oneThreads), uint32(teams*o.team), uint32(cluster)
 	p := &l.params
 	p.Tiles, p.Tables, p.Splits = x.in.tiles(0), x.in.tables(), uint32(splits)
-	p.Cluster, l.how.Cluster = 0, 0
-	if n := splits / teams; n > 1 && n <= mostCluster && x.dev.props.Clusters && n*o.unitSums <= o.shared/2 {
-		p.Cluster, l.how.Cluster = 1, uint32(n)
-	}
+	p.Cluster = uint32(min(cluster, 1))
 	return start(x.dev, l.grid(splits/teams, blocks, s.alone), x.dev.stream)
+}
+
+// spread says how many teams a block has and how many blocks are a cluster, 0 for none,
+// where a row's units are spread over as many teams as splits. Two teams where a block, or
+// a cluster, has all units by it. Else units have more multiprocessors with one, and the
+// block that is done last, which folds, needs its first team: the first of two might have
+// no unit.
+func (o *attention) spread(splits int, clusters bool) (teams, cluster int) {
+	fit := func(n int) bool { return clusters && n <= mostCluster && n*o.unitSums <= o.shared/2 }
+	switch {
+	case splits > 1 && splits == o.mostTeams:
+		return splits, 0
+	case splits > 1 && fit(splits):
+		return 1, splits
+	case splits == mostCluster*o.mostTeams && fit(mostCluster):
+		return o.mostTeams, mostCluster
+	}
+	return 1, 0
 }
 
 // manyShared is the dynamic shared memory of a block with so many queries: keys, values

@@ -93,3 +93,23 @@ func TestWalks(t *testing.T) {
 		}
 	}
 }
+
+// Every unit has a team; two share a block only where no other block folds, or a cluster's
+// first one does; and its results fit where keys were.
+func TestSpreadOfUnits(t *testing.T) {
+	for _, c := range []struct {
+		splits, mostTeams, sums int
+		clusters                bool
+		teams, cluster          int
+	}{
+		{1, 2, 100, true, 1, 0},
+		{2, 2, 100, true, 2, 0}, {4, 2, 100, true, 1, 4}, {8, 2, 100, true, 1, 8}, {16, 2, 100, true, 2, 8}, {32, 2, 100, true, 1, 0},
+		{2, 2, 100, false, 2, 0}, {4, 2, 100, false, 1, 0}, {16, 2, 100, false, 1, 0},
+		{1, 1, 100, true, 1, 0}, {2, 1, 100, true, 1, 2}, {8, 1, 100, true, 1, 8}, {16, 1, 100, true, 1, 0}, {2, 1, 100, false, 1, 0},
+		{2, 2, 300, true, 2, 0}, {4, 2, 300, true, 1, 0}, {8, 2, 300, true, 1, 0}, {16, 2, 300, true, 1, 0}, // too much for a cluster
+	} {
+		if teams, cluster := cuda.Spread(c.splits, c.mostTeams, 1000, c.sums, c.clusters); teams != c.teams || cluster != c.cluster {
+			t.Errorf("%+v: %d teams, clusters of %d", c, teams, cluster)
+		}
+	}
+}

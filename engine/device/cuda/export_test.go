@@ -120,6 +120,13 @@ func contains(err error, words ...string) bool {
 	return true
 }
 
+// Spread is how attention spreads a row's units: see attention.spread. A unit's keys have so
+// many bytes of shared memory, its sums so many.
+func Spread(splits, mostTeams, keys, sums int, clusters bool) (teams, cluster int) {
+	o := &attention{mostTeams: mostTeams, shared: 2 * keys, unitSums: sums}
+	return o.spread(splits, clusters)
+}
+
 // Tiles is how attention takes a step's rows on a GPU with so many multiprocessors:
 // how many go to attend_one, and first row, rows, position and place in the tables of
 // each.

@@ -240,48 +240,61 @@ func (s *suite) rotations(t *testing.T) {
 		{device.RopeHalves, 64}, {device.RopeHalves, 32}, {device.RopeHalves, 24}, {device.RopeHalves, 20},
 		{device.RopeAdjacent, 64}, {device.RopeAdjacent, 24}, {device.RopeAdjacent, 20}, {device.RopeAdjacent, 2},
 	} {
-		t.Run(fmt.Sprintf("style%d/dims%d", c.style, c.dims), func(t *testing.T) {
-			dev := s.open(t)
-			t.Cleanup(func() { closeAll(t, dev) })
-			const inputs, heads, kvHeads, dim, length = 61, 12, 1, 64, 150
-			const perSeq = (length + blockSize) / blockSize
-			r := newRig(t, inputs, (heads+2*kvHeads)*dim)
-			rope := r.ropeOp(heads, kvHeads, dim, c.dims, c.style)
-			attn := r.value("attn", heads*dim)
-			r.add(&device.Attend{Q: rope.QOut, Out: attn, Heads: heads, KVHeads: kvHeads, HeadDim: dim, Scale: float32(1 / math.Sqrt(dim))})
-			r.add(&device.Logits{In: attn, Weight: r.tensor(quant.F16, inputs, heads*dim, 0.05), Stage: "logits"})
-			x := r.compileQuiet(dev, 2*perSeq, length)
-			// The last two tokens alone, or one of them behind others.
-			for at := length - 2; at < length; at++ {
-				var want []float32
-				for seq, alone := range []bool{true, false} {
-					q := device.SeqRows{}
-					for i := range perSeq {
-						q.Blocks = append(q.Blocks, int32(seq*perSeq+i))
-					}
-					behind := 0
-					if !alone {
-						behind = 11
-					}
-					step := &device.Step{}
-					for _, rows := range []int{at - behind, behind + 1} {
-						step = &device.Step{Logits: []int{rows - 1}}
-						for i := range rows {
-							step.Tokens = append(step.Tokens, int32((q.Start+i)*7%inputs))
-						}
-						q.Rows = rows
-						step.Seqs = []device.SeqRows{q}
-						if at == length-2 || rows == behind+1 { // what came before is there
-							want = append(want, x.run(t, step)...)
-						}
-						q.Start += rows
-					}
-				}
-				if n := len(want); !slices.Equal(want[n-inputs:], want[n/2-inputs:n/2]) {
-					t.Errorf("position %d: other bits", at)
-				}
-			}
-		})
+		t.Run(fmt.Sprintf("style%d/dims%d", c.style, c.dims), func(t *testing.T) { s.aloneOrNot(t, 12, 64, c.dims, c.style, 150) })
+	}
+}
+
+// So has one at the end of a sequence that is long enough for every way in which
+// attention is spread over a GPU.
+func (s *suite) longSequences(t *testing.T) {
+	lengths := []int{600, 1100, 1900, 2100}
+	if s.kind(t) == "cpu" {
+		lengths = lengths[:2]
+		if !long() {
+			t.Skip("takes too long on a CPU")
+		}
+	}
+	for _, c := range []struct{ heads, dim int }{{8, 64}, {3, 128}, {6, 256}} {
+		for _, length := range lengths {
+			t.Run(fmt.Sprintf("%dx%d/length%d", c.heads, c.dim, length), func(t *testing.T) { s.aloneOrNot(t, c.heads, c.dim, c.dim, device.RopeHalves, length) })
+		}
+	}
+}
+
+// aloneOrNot compares the logits of a sequence's last two tokens when each has a step to
+// itself with those when it comes behind others. All heads share keys.
+func (s *suite) aloneOrNot(t *testing.T, heads, dim, dims int, style device.RopeStyle, length int) {
+	dev := s.open(t)
+	t.Cleanup(func() { closeAll(t, dev) })
+	const inputs, maxRows, behind = 61, 512, 11
+	perSeq := (length + blockSize) / blockSize
+	r := newRig(t, inputs, (heads+2)*dim)
+	rope := r.ropeOp(heads, 1, dim, dims, style)
+	attn := r.value("attn", heads*dim)
+	r.add(&device.Attend{Q: rope.QOut, Out: attn, Heads: heads, KVHeads: 1, HeadDim: dim, Scale: float32(1 / math.Sqrt(float64(dim)))})
+	r.add(&device.Logits{In: attn, Weight: r.tensor(quant.F16, inputs, heads*dim, 0.05), Stage: "logits"})
+	x := r.compileQuiet(dev, 2*perSeq, maxRows)
+	// run takes tokens from a sequence's position up to another.
+	run := func(seq, from, to int) []float32 {
+		q := device.SeqRows{Rows: to - from, Start: from}
+		for i := range perSeq {
+			q.Blocks = append(q.Blocks, int32(seq*perSeq+i))
+		}
+		step := &device.Step{Seqs: []device.SeqRows{q}, Logits: []int{q.Rows - 1}}
+		for i := from; i < to; i++ {
+			step.Tokens = append(step.Tokens, int32(i*7%inputs))
+		}
+		return slices.Clone(x.run(t, step))
+	}
+	for seq := range 2 {
+		for at := 0; at < length-2; at += maxRows {
+			run(seq, at, min(at+maxRows, length-2))
+		}
+	}
+	for at := length - 2; at < length; at++ {
+		if alone, not := run(0, at, at+1), run(1, at-behind, at+1); !slices.Equal(alone, not) {
+			t.Errorf("position %d: other bits", at)
+		}
 	}
 }
 

@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) device.Device, b Bounds) {
 	t.Run("BitsInAnyBatch", s.batches)
 	t.Run("BitsInEveryBatch", s.everyBatch)
 	t.Run("BitsOfEveryRotation", s.rotations)
+	t.Run("BitsOfLongSequences", s.longSequences)
 	t.Run("BitsAcrossSplits", s.splits)
 	t.Run("LargestLogits", s.choose)
 	t.Run("Draws", s.draw)
