@@ -443,8 +443,8 @@ template <int DIM, bool FUSED> struct One {
     // Folds all units of the block's heads. The factors of a unit follow from the
     // largest score up to it, which a warp finds for 32 units at a time.
     __device__ __forceinline__ void fold_all(float *out) {
-        float4(*factors)[BATCH] = (float4(*)[BATCH])shared;      // by head: a, b and l of a unit
-        float4 *sums = (float4 *)(shared + U::BYTES);          // of two elements so far: o, o and l
+        float4(*factors)[BATCH] = (float4(*)[BATCH])shared; // by head: a, b and l of a unit
+        float4 *sums = (float4 *)(shared + U::BYTES);       // of two elements so far: o, o and l
         float before = MINUS_INFINITY;
 #pragma unroll 1
         for (uint32_t first = 0; first < units; first += BATCH) {

@@ -148,7 +148,8 @@ __device__ __forceinline__ void wait_for_previous() {
 }
 
 // A value in a register from here on. Left to itself the compiler finds out again, where it
-// is needed, what follows from parameters: behind the wait, where it takes time.
+// is needed, what follows from parameters: behind the wait, where it takes time. Of a kept
+// pointer it no longer knows which memory it is into: shared memory wants a kept offset.
 __device__ __forceinline__ uint32_t kept(uint32_t x) {
     asm volatile("" : "+r"(x));
     return x;
